@@ -1,0 +1,1 @@
+"""Fast twins of the readable recurrence. Chosen at run time, never required."""
