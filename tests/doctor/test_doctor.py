@@ -20,6 +20,7 @@ from overnight.doctor.machine import Machine
 from overnight.doctor.page import show
 from overnight.doctor.rate import Rate, measure_rates
 from overnight.errors import UserError
+from overnight.train.precision import choose_precision
 
 
 def test_json_is_one_object_with_every_part(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -62,12 +63,16 @@ def test_a_missing_library_has_no_version_and_names_its_extra(monkeypatch: pytes
     assert (library.version, library.extra) == (None, "report")
 
 
-@pytest.mark.parametrize(
-    ("instructions", "name"), [(["avx2", "avx512_bf16"], "bf16"), (["bf16"], "bf16"), (["avx2"], "fp32")]
-)
-def test_precision_on_cpu_follows_the_instructions(instructions: list[str], name: str) -> None:
-    chosen = [c for c in examine_precision("cpu", instructions) if c.chosen]
-    assert [c.name for c in chosen] == [name]
+@pytest.mark.parametrize("units", ["AMX", None])
+def test_precision_is_the_trainers_choice_and_says_why_not_the_others(
+    units: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overnight.train.precision.cpu_bf16_units", lambda: units)
+    choices = {choice.name: choice for choice in examine_precision("cpu")}
+    assert [name for name, choice in choices.items() if choice.chosen] == ["bf16" if units else "fp32"]
+    assert choices["bf16" if units else "fp32"].reason == choose_precision(torch.device("cpu")).reason
+    for name, choice in choices.items():
+        assert choice.chosen or f"--precision {name}" in choice.reason
 
 
 def test_exactly_one_path_of_the_recurrence_is_taken() -> None:

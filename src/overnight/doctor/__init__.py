@@ -43,7 +43,7 @@ def examine(folder: Path, measure: bool = True) -> Examination:
         torch=examine_torch(),
         device=device,
         rates=measure_rates(device) if measure else (),
-        precision=examine_precision(device, machine.instructions),
+        precision=examine_precision(device),
         fast_paths=examine_fast_paths(),
         libraries=examine_libraries(),
     )

@@ -1,6 +1,5 @@
 """What `train` will choose on this machine, and why not the alternatives."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -20,31 +19,26 @@ def training_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def examine_precision(device: str, instructions: Collection[str]) -> tuple[Choice, ...]:
-    """bf16, fp16 and fp32 on ``device``: which one is the default and why not the others."""
-    name, reason = choose_precision(device, instructions)
+def examine_precision(device: str) -> tuple[Choice, ...]:
+    """bf16, fp16 and fp32 on ``device``: which one training takes by default and why not the others."""
+    import torch
+
+    from overnight.train.precision import choose_precision
+
+    default = choose_precision(torch.device(device))
     others = {
-        "bf16": "this device has no instructions for it, so it would be slower than fp32.",
-        "fp16": "it needs loss scaling and is only faster on GPUs; take it with --precision fp16.",
-        "fp32": "it takes twice the memory traffic; take it with --precision fp32.",
+        "bf16": "without bfloat16 units it would be slower",
+        "fp16": "it needs loss scaling, and bf16 does not"
+        if default.name == "bf16"
+        else "without float16 units it would be slower",
+        "fp32": f"its products are slower than {default.name}'s and take twice the memory",
     }
-    return tuple(Choice(p, p == name, reason if p == name else why) for p, why in others.items())
-
-
-def choose_precision(device: str, instructions: Collection[str]) -> tuple[str, str]:
-    """(default precision, reason) for training on ``device``."""
-    if device == "cuda":
-        import torch
-
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", "this GPU multiplies bfloat16 in hardware, and it needs no loss scaling."
-        if torch.cuda.get_device_capability() >= (7, 0):
-            return "fp16", "this GPU multiplies float16 but not bfloat16 in hardware; the loss is scaled."
-        return "fp32", "this GPU has no tensor cores."
-    native = [name for name in ("amx_bf16", "avx512_bf16", "svebf16", "bf16") if name in instructions]
-    if native:
-        return "bf16", f"this processor multiplies bfloat16 in hardware ({native[0]})."
-    return "fp32", "this processor has no bfloat16 instructions."
+    return tuple(
+        Choice(name, True, default.reason)
+        if name == default.name
+        else Choice(name, False, f"{why}; to have it: --precision {name}")
+        for name, why in others.items()
+    )
 
 
 def examine_fast_paths() -> tuple[Choice, ...]:
@@ -59,15 +53,15 @@ def examine_fast_paths() -> tuple[Choice, ...]:
         Choice(
             "whole-sequence function",
             fast,
-            "one autograd function for all time steps, in plain PyTorch, on every device."
+            "one autograd function for all time steps, in plain PyTorch, on every device"
             if fast
-            else "it does not serve the multiplicative LSTM.",
+            else "it does not serve the multiplicative LSTM",
         ),
         Choice(
             "readable loop",
             not fast,
-            "the same results, slower; it is what the fast path is tested against."
+            "the same results, slower; it is what the fast path is tested against"
             if fast
-            else "one Python step per time step; there is no fast path here.",
+            else "one Python step per time step; there is no fast path here",
         ),
     )
