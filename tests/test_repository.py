@@ -119,6 +119,39 @@ def test_nothing_names_the_machine_it_was_written_on() -> None:
     assert found == []
 
 
+def tree_paths(text: str) -> list[str]:
+    """Paths named by a drawn file tree: four columns a level, the first word of a line, text after it ignored.
+
+    A name that hangs on no branch of its own (``│   gates.py``) is inside the branch above it.
+    """
+    paths: list[str] = []
+    for tree in re.findall(r"^```[^\n]*\n([^`]*├──[^`]*)^```", text, re.MULTILINE):
+        above: list[str] = []
+        for line in tree.splitlines():
+            found = re.match(r"([ │├└─]*)([\w.-]+(?:/[\w.-]+)*/?)(?:\s|$)", line)
+            if found and ("/" in found[2] or "." in found[2]):
+                level = len(found[1]) // 4 + (1 if found[1] and "─" not in found[1] else 0)
+                above = [*above[:level], found[2].rstrip("/")]
+                paths.append("/".join(above))
+    return paths
+
+
+def test_a_drawn_tree_is_read_level_by_level() -> None:
+    text = "```\nsrc/overnight/\n├── nn/         layers\n│   ├── fast/   twins\n│   gates.py\n└── cli/\n```\n"
+    assert [path.removeprefix("src/overnight/") for path in tree_paths(text)][1:] == [
+        "nn",
+        "nn/fast",
+        "nn/gates.py",
+        "cli",
+    ]
+
+
+def test_the_readmes_tree_is_the_repositorys() -> None:
+    paths = tree_paths((ROOT / "README.md").read_text())
+    assert len(paths) >= 10, "the README ends in a file tree"
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
 
