@@ -92,7 +92,7 @@ def render(entries: Sequence[Entry]) -> str:
         panels=panels_of(entries),
         size=curves.SIZE,
         interval=_interval,
-        none=units.NONE,
+        unknown=units.NONE,
         texts={entry.index: texts_of(entry.record.samples) for entry in entries},
         settings=rows_of([entry.record.run for entry in entries]),
         derived=rows_of([entry.record.derived for entry in entries]),

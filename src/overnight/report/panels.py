@@ -125,8 +125,8 @@ def _held_out(canvas: Canvas) -> list[Draft]:
             at = [e for e in entry.record.evaluations if e.split == split and e.bits_per_byte is not None]
             ys = [e.bits_per_byte for e in at]
             kind = "dot" if at == main else "ring"
+            drafts += [Draft(entry.index, tone, "link", at, ys)] if len(at) > 1 else []
             drafts += [
-                Draft(entry.index, tone, "link", at, ys),
                 Draft(entry.index, tone, "bar", at, [e.low for e in at], highs=[e.high for e in at]),
                 Draft(entry.index, tone, kind, at, ys, _split_label(split)),
             ]
