@@ -4,10 +4,13 @@ import json
 import math
 import random
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from overnight.report import write_report
 
 BASELINES = [
     {"name": "order-0 entropy", "bits_per_byte": 4.5912},
@@ -21,6 +24,8 @@ TEXTS = (
 )
 
 RunMaker = Callable[..., Path]
+
+VOID = {"meta", "input", "br", "img", "link", "hr"}
 
 
 def write_run(
@@ -135,3 +140,74 @@ def make_run(tmp_path: Path) -> RunMaker:
         return write_run(tmp_path / name, **settings)
 
     return make
+
+
+class Page(HTMLParser):
+    """A page taken apart: its text, its elements with attributes, and the text of cells; it must be balanced."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.size = file.stat().st_size
+        self.source = file.read_text(encoding="utf-8")
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.rows: list[list[str]] = []
+        self.pre: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(self.source)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "pre":
+            self.pre.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open or "script" in self.open:
+            return
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+        if "pre" in self.open:
+            self.pre[-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def paths(self, title: str, axis: str) -> list[dict[str, str]]:
+        """The attributes of the paths of one plot over one axis."""
+        inside, found = False, []
+        for tag, attributes in self.elements:
+            if tag == "svg":
+                inside = attributes.get("aria-label", "").startswith(f"{title} against {axis}")
+            elif tag == "path" and inside:
+                found.append(attributes)
+        return found
+
+    def panels(self) -> list[str]:
+        labels = [a["aria-label"] for tag, a in self.elements if tag == "svg" and "aria-label" in a]
+        return list(dict.fromkeys(label.split(" against ")[0] for label in labels))
+
+
+@pytest.fixture
+def page_of(tmp_path: Path) -> Callable[..., Page]:
+    """`page_of(run, …)` writes the page of these runs and takes it apart."""
+
+    def take_apart(*runs: Path) -> Page:
+        return Page(write_report(runs, tmp_path / "page.html"))
+
+    return take_apart
