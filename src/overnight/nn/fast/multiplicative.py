@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from overnight.nn.gates import FoldedMultiplicative
 
@@ -21,7 +20,7 @@ def multiplicative_sequence(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The readable recurrence's fast twin for the multiplicative map; same arguments, same results."""
     if p_TBP.shape[0] == 0:
-        return p_TBP.new_zeros(0, *h_BH.shape), h_BH, c_BH
+        return p_TBP.new_zeros(0, *h_BH.shape), h_BH.to(p_TBP.dtype), c_BH
     h_TBH, c_BH = _Sequence.apply(  # type: ignore[no-untyped-call]
         p_TBP, h_BH.to(p_TBP.dtype), c_BH, folded.hidden_to_m_HH, folded.m_to_gates_GH, reset_TB
     )
@@ -72,8 +71,10 @@ class _Sequence(torch.autograd.Function):
         return h[1:], c[time].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dh_TBH: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
+        # autograd's own once_differentiable lets a loss that is linear in h through, with a wrong second derivative
+        if torch.is_grad_enabled():
+            raise RuntimeError("The fast multiplicative LSTM has no second derivatives; use path='readable' for them.")
         p_TBP, w_hm_HH, w_mg_GH, h, c, q, m, z = ctx.saved_tensors
         time, batch, hidden = q.shape
         dp = torch.empty_like(p_TBP, memory_format=torch.contiguous_format)
@@ -121,7 +122,7 @@ class _Sequence(torch.autograd.Function):
         dw_hm = dq.view(rows, hidden).t() @ h[:-1].reshape(rows, hidden) if ctx.needs_input_grad[3] else None
         dw_mg = None
         if ctx.needs_input_grad[4]:
-            dw_mg = dp.view(rows, -1)[:, : 4 * hidden].t() @ m.view(rows, hidden)
+            dw_mg = dp.view(rows, 5 * hidden)[:, : 4 * hidden].t() @ m.view(rows, hidden)
         return dp, dh_next, dc, dw_hm, dw_mg, None
 
 
