@@ -45,6 +45,15 @@ class Faults:
         if len(self.listed) < LISTED:
             self.listed.append({"path": path, "line": line, "reason": reason})
 
+    def mark(self) -> tuple[int, int]:
+        """Where the collection stands, for ``back_to``."""
+        return self.count, len(self.listed)
+
+    def back_to(self, mark: tuple[int, int]) -> None:
+        """Forget what came after a mark."""
+        self.count = mark[0]
+        del self.listed[mark[1] :]
+
 
 def too_long(limit: int) -> str:
     """The reason for a record longer than ``limit`` bytes."""

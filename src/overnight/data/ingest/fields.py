@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from overnight.data.ingest.columns import csv_columns, open_parquet, text_columns
+from overnight.data.ingest.columns import text_columns
+from overnight.data.ingest.csv_rows import csv_columns
 from overnight.data.ingest.faults import Faults
+from overnight.data.ingest.parquet_rows import open_parquet
 from overnight.data.ingest.records import document_records, line_records
 from overnight.data.ingest.settings import PrepareSettings
-from overnight.data.ingest.sources import STDIN, Source
+from overnight.data.ingest.sources import Source
 from overnight.data.ingest.streams import BrokenInputError, open_stream
 from overnight.errors import UserError
 
@@ -63,7 +65,7 @@ def guess_text_field(
 def _string_fields(source: Source, settings: PrepareSettings, stdin: Any) -> list[str] | None:
     """Fields that hold strings, in order of appearance; None where there is no record."""
     if source.format in ("csv", "tsv"):
-        return csv_columns(source, settings, stdin) if source.bytes or source.path == STDIN else None
+        return csv_columns(source, settings, stdin)
     if source.format == "parquet":
         with open_parquet(source, stdin) as file:
             return text_columns(file.schema_arrow)

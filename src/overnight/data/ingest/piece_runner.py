@@ -9,8 +9,9 @@ from typing import Any
 
 from overnight.data.ingest.batches import Batch, BatchBuilder, split_bounds
 from overnight.data.ingest.clean import document_maker
-from overnight.data.ingest.columns import csv_documents, parquet_documents
+from overnight.data.ingest.csv_rows import csv_texts
 from overnight.data.ingest.faults import Fault, Faults, too_long
+from overnight.data.ingest.parquet_rows import parquet_texts
 from overnight.data.ingest.pieces import Segment
 from overnight.data.ingest.records import document_records, field_bytes, line_records
 from overnight.data.ingest.settings import PrepareSettings
@@ -119,8 +120,11 @@ def _segment_documents(
     """Texts of a segment, each with a function that tells how far into it the reading is."""
     if source.format == "parquet":
         groups = None if segment.stop is None else (segment.start, segment.stop)
-        for text in parquet_documents(source, settings, groups, faults, stdin):
+        for text in parquet_texts(source, settings, groups, faults, stdin):
             yield text, int
+        return
+    if source.format in ("csv", "tsv"):
+        yield from csv_texts(source, settings, faults, stdin)
         return
     with open_stream(source, segment.start, segment.stop, stdin) as stream:
         for text in _stream_texts(stream, segment, source, settings, faults):
@@ -133,9 +137,6 @@ def _stream_texts(
     limit = settings.max_document_bytes
     if source.format == "txt":
         yield from text_documents(stream, settings.document, limit)
-        return
-    if source.format in ("csv", "tsv"):
-        yield from csv_documents(stream, source, settings, faults)
         return
 
     @cache

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from overnight.data.ingest.columns import open_parquet
+from overnight.data.ingest.parquet_rows import open_parquet
 from overnight.data.ingest.settings import PrepareSettings
 from overnight.data.ingest.sources import STDIN, Source
 from overnight.errors import UserError

@@ -91,9 +91,7 @@ def document_records(stream: Stream, limit: int) -> Iterator[tuple[int, Any]]:
             yield scanner.line, scanner.value()
             mark = scanner.peek()
             if mark not in (",", "]"):
-                raise BrokenInputError(
-                    "not valid JSON (no comma or bracket after an element)", scanner.line
-                )
+                raise BrokenInputError("not valid JSON (no comma or bracket after an element)", scanner.line)
             scanner.take()
             if mark == "]":
                 break
