@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from overnight.cli import COMMANDS
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -156,17 +158,19 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
 
 
-COMMANDS = sorted(path.stem for path in (PACKAGE / "cli").glob("*.py") if not path.stem.startswith("_"))
+FILES = sorted(path.stem for path in (PACKAGE / "cli").glob("*.py") if not path.stem.startswith("_"))
 HEAVY = ("torch", "pyarrow", "matplotlib")
 
 
-@pytest.mark.parametrize("module", ["overnight", "overnight.cli", *(f"overnight.cli.{name}" for name in COMMANDS)])
+@pytest.mark.parametrize("module", ["overnight", "overnight.cli", *(f"overnight.cli.{name}" for name in FILES)])
 def test_importing_a_command_loads_nothing_heavy(module: str) -> None:
     done = run_python(f"import {module}, sys; print([name for name in {HEAVY} if name in sys.modules])")
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join
+)
 def test_help_is_fast_and_loads_no_torch(arguments: list[str]) -> None:
     code = (
         "import atexit, sys\n"
