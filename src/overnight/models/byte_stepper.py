@@ -1,0 +1,62 @@
+"""A byte language model one byte at a time, for generation.
+
+``ByteLM.forward`` normalises, joins and casts its weights on every call, which is nothing beside a window of bytes and
+most of the time beside a single one. Here that is done once, and the 256 possible inputs are projected once.
+
+Shape suffixes as in ``overnight.models.byte_lm``; P = width of a projected input.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from overnight.models.byte_lm import ByteLM, Carry
+from overnight.nn.recurrence import Recurrent, cell
+
+State = list[tuple[Tensor, Tensor]]
+
+
+class ByteStepper:
+    """The inference form of a ``ByteLM``: the same function, one byte of every lane a call.
+
+    It keeps its own folded copy of the weights, so later changes of the model do not reach it.
+
+    Args:
+        model: the model; it is not changed.
+        dtype: of the products; None means the model's own. ``torch.bfloat16`` halves the memory that each byte reads.
+
+    Example:
+        >>> model = ByteLM(hidden_size=32)
+        >>> stepper = ByteStepper(model)
+        >>> logits, state = stepper.step(torch.tensor([104, 105]), stepper.state(model.initial_carry(2)))
+        >>> logits.shape
+        torch.Size([2, 256])
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: ByteLM, dtype: torch.dtype | None = None) -> None:
+        self.dtype = model.output.weight.dtype if dtype is None else dtype
+        layers = [layer for layer in model.layers if isinstance(layer, Recurrent)]
+        self._folded = [layer.gates.fold(self.dtype) for layer in layers]
+        self._table_VP = self._folded[0].project(model.embedding.weight.detach().to(self.dtype))
+        self._output_weight_VH = model.output.weight.detach().to(self.dtype)
+        self._output_bias_V = model.output.bias.detach().to(self.dtype)
+
+    def state(self, carry: Carry) -> State:
+        """A model's carry (``h`` and ``c``, each [B, L, H]) as this class keeps it: (h, c) for every layer."""
+        pairs = zip(carry["h"].unbind(1), carry["c"].unbind(1), strict=True)
+        return [(h_BH.to(self.dtype), c_BH) for h_BH, c_BH in pairs]
+
+    @torch.no_grad()
+    def step(self, ids_B: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one byte of every lane → logits [B, 256] for the next one, in float32 or wider, and the new state."""
+        new: State = []
+        x_BH = p_BP = self._table_VP[ids_B]
+        for index, (folded, (h_BH, c_BH)) in enumerate(zip(self._folded, state, strict=True)):
+            if index:
+                p_BP = folded.project(x_BH)
+            h_BH, c_BH = cell(folded.preactivation(p_BP, h_BH), c_BH)
+            x_BH = h_BH.to(self.dtype)
+            new.append((x_BH, c_BH))
+        logits_BV = F.linear(x_BH, self._output_weight_VH, self._output_bias_V)
+        return logits_BV.to(torch.promote_types(self.dtype, torch.float32)), new
