@@ -1,0 +1,101 @@
+"""`overnight evaluate RUN`: exact bits per byte of a trained model over a whole split."""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from overnight.data.corpus import ByteStream
+    from overnight.evaluate.heldout import HeldOut
+    from overnight.evaluate.load import ByteModel
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Exact bits per byte of a trained model over a whole split, with a 95 % confidence interval."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    """The folder that overnight train wrote."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run's own)")] = None
+    """A corpus folder."""
+    split: Literal["valid", "test", "train"] = "valid"
+    """Which of its splits."""
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="best|last|STEP")] = "best"
+    """Which weights."""
+    lanes: int = 64
+    """The bytes are read in so many places side by side; 1 is plain sequential evaluation, and slow."""
+    precision: Literal["fp32", "auto", "bf16", "fp16"] = "fp32"
+    """Number format of the products; auto is the one that training would choose."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes CUDA where there is one."""
+    baselines: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Add order-0 entropy, gzip -9 and xz -9e of the same bytes."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object instead of text."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command with `argv` (without the program's name) and return its exit code.
+
+    Raises:
+        UserError: the run, its checkpoint or the corpus cannot be used, or a setting is out of its range.
+    """
+    options = tyro.cli(Evaluate, args=argv, prog="overnight evaluate")
+
+    from overnight.data.corpus import Corpus
+    from overnight.errors import UserError
+    from overnight.evaluate.baselines import baselines
+    from overnight.evaluate.load import load_byte_model
+
+    loaded = load_byte_model(options.run, options.checkpoint, options.device)
+    folder = options.data or loaded.corpus
+    if folder is None:
+        raise UserError(f"{options.run} does not say which corpus it was trained on.", "Name one with --data.")
+    stream = Corpus(folder).split(options.split)
+    if not len(stream):
+        raise UserError(f"Split {options.split} of {folder} is empty.", "Choose another with --split.")
+    for shard in stream.shards:
+        shard.verify()
+    result = _evaluate(loaded, stream, options)
+    others = baselines(stream) if options.baselines else []
+    if options.json:
+        import orjson
+
+        record: dict[str, Any] = {"run": str(options.run), "step": loaded.step, "corpus": str(folder)}
+        record |= {"split": options.split, "precision": options.precision, **vars(result)}
+        record |= {"baselines": [vars(other) for other in others]} if options.baselines else {}
+        print(orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
+        return 0
+    known = math.isfinite(result.low)
+    interval = f"95 % interval {result.low:.4f} to {result.high:.4f}" if known else "too few bytes for an interval"
+    print(f"{options.split}: {result.bits_per_byte:.4f} bits per byte ({interval})")
+    print(f"{result.bytes:,} bytes, all of the split, in {result.seconds:.1f} s; step {loaded.step:,}; {folder}")
+    for other in others:
+        print(f"{other.name}: {other.bits_per_byte:.4f} bits per byte")
+    return 0
+
+
+def _evaluate(loaded: "ByteModel", stream: "ByteStream", options: Evaluate) -> "HeldOut":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from overnight.evaluate.heldout import evaluate_heldout
+    from overnight.train.precision import choose_precision
+
+    columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("", total=None)
+        return evaluate_heldout(
+            loaded.model,
+            stream,
+            lanes=options.lanes,
+            reset=loaded.run["run"].get("data", {}).get("kwargs", {}).get("reset", "shard"),
+            autocast=choose_precision(loaded.device, options.precision).dtype,
+            device=loaded.device,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
