@@ -57,37 +57,48 @@ class ByteStream:
     Example: ``stream.read(start, 100)`` gives a uint8 array, across shard edges too.
     """
 
-    def __init__(self, shards: list[Shard]) -> None:
+    def __init__(self, shards: list[Shard], limit: int | None = None) -> None:
         self.shards = shards
+        self._limit = limit
         self._edges = np.concatenate([[0], np.cumsum([shard.size for shard in shards])]).astype(np.int64)
 
     def __len__(self) -> int:
-        return int(self._edges[-1])
+        size = int(self._edges[-1])
+        return size if self._limit is None else min(size, self._limit)
+
+    def head(self, size: int) -> "ByteStream":
+        """The first ``size`` bytes."""
+        return ByteStream(self.shards, min(size, len(self)))
 
     @property
     def documents(self) -> int:
-        return sum(shard.documents for shard in self.shards)
+        """Documents that start in the stream."""
+        return sum(shard.documents for shard in self.shards) if self._limit is None else len(self.document_starts)
 
     @property
     def shard_starts(self) -> Offsets:
         """Positions at which a shard starts."""
-        return np.unique(self._edges[:-1])
+        edges = np.unique(self._edges[:-1])
+        return edges[edges < len(self)]
 
     @cached_property
     def document_starts(self) -> Offsets:
         """Positions at which a document starts, rising. Eight bytes a document; built when first asked for."""
         parts = [shard.starts[:-1] + edge for shard, edge in zip(self.shards, self._edges, strict=False)]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+        starts = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+        return starts[starts < len(self)]
 
     def read(self, start: int, length: int) -> Bytes:
         """Bytes ``start`` to ``start + length``; the end of the stream goes on at its beginning."""
         out = np.empty(length, dtype=np.uint8)
         filled, total = 0, len(self)
+        if not total:
+            raise ValueError("The stream is empty.")
         while filled < length:
             position = (start + filled) % total
             index = int(np.searchsorted(self._edges, position, side="right")) - 1
             inside = position - int(self._edges[index])
-            piece = self.shards[index].data[inside : inside + length - filled]
+            piece = self.shards[index].data[inside : inside + min(length - filled, total - position)]
             out[filled : filled + len(piece)] = piece
             filled += len(piece)
         return out

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from overnight.data.corpus import ByteStream
+from overnight.data.corpus import ByteStream, Corpus
 from overnight.errors import UserError
 
 RESETS = ("shard", "document", "never")
@@ -70,6 +70,7 @@ class Lanes:
                 f"The corpus has {size:,} bytes, too few for {lanes:,} lanes of {length:,} bytes and one more.", remedy
             )
         self.stream, self.lanes, self.length, self.seed, self.reset = stream, lanes, length, seed, reset
+        self.digest: str | None = None
         self.lane_size = size // lanes
         self.steps_per_epoch = (self.lane_size - 1) // length
         self._starts = np.zeros(0, dtype=np.int64)
@@ -106,3 +107,23 @@ class Lanes:
         for shift in (0, size):  # the window may run over the end of the circle
             low, high = np.searchsorted(self._starts, [start - shift, start + self.length - shift])
             row[self._starts[low:high] + shift - start] = True
+
+
+def corpus_lanes(
+    *, corpus: str, lanes: int, seed: int | None, split: str = "train", length: int = 256, reset: str = "shard"
+) -> Lanes:
+    """The lanes of a corpus folder, after checking every shard against its manifest.
+
+    Args:
+        corpus: a folder made by ``overnight prepare``.
+        lanes, length, seed, reset: see ``Lanes``.
+        split: which split.
+
+    Raises:
+        UserError: if the folder is no corpus, a shard was altered, or the split is too short.
+    """
+    opened = Corpus(corpus)
+    opened.verify()
+    made = Lanes(opened.split(split), lanes, length, seed=seed, reset=reset)
+    made.digest = opened.digest
+    return made

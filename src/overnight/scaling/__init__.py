@@ -1,0 +1,1 @@
+"""Batch B₀ → k·B₀: rules and measurements."""

@@ -1,0 +1,28 @@
+"""`overnight list`: recipes and presets."""
+
+import inspect
+
+import tyro
+
+from overnight.recipes import RECIPES, find
+from overnight.recipes.byte_presets import PRESETS
+
+
+def main(argv: list[str]) -> int:
+    """Print what can be trained."""
+    tyro.cli(list_recipes, args=argv, prog="overnight list")
+    return 0
+
+
+def list_recipes() -> None:
+    """List the recipes, and the presets of the byte language model."""
+    print("Recipes (overnight train RECIPE --help):\n")
+    for name in RECIPES:
+        print(f"  {name:<12}  {(inspect.getdoc(find(name)) or '').splitlines()[0]}")
+    print("\nPresets of byte-lm (--preset NAME):\n")
+    for name, preset in PRESETS.items():
+        budget = f"{preset.minutes:g} minutes" if preset.minutes else f"{preset.epochs:g} epoch"
+        print(
+            f"  {name:<12}  {preset.hidden_size:>5} units, batch {preset.batch:>3} × {preset.length:>3} bytes, "
+            f"rate {preset.lr:g}, {budget}: {preset.about}"
+        )

@@ -1,0 +1,65 @@
+"""What `overnight train` says at the end: a sample, a table, the report's path, and what to type next."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from overnight.errors import UserError
+
+
+def print_outcome(folder: Path, summary: dict[str, Any]) -> int:
+    """Print the outcome on rank 0; returns the exit code."""
+    if int(os.environ.get("RANK", "0")) != 0:
+        return 0
+    console = Console(highlight=False)
+    if summary["state"] == "stopped":
+        console.print(f"{summary['reason']} Go on with it:\n  overnight train {folder} --resume", soft_wrap=True)
+        return 130 if "SIGINT" in summary["reason"] else 143
+    text = _last_sample(folder)
+    if text:
+        console.rule("a sample")
+        console.print(text, markup=False, soft_wrap=True)
+        console.rule()
+    if summary["final"] is not None:
+        console.print(_table(summary))
+    report = _report(folder)
+    console.print(
+        f"report      {report}" if report else "report      pip install 'overnight[report]' draws it", soft_wrap=True
+    )
+    console.print(f"generate    overnight generate {folder}", soft_wrap=True)
+    return 0
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    final = summary["final"]
+    table = Table(title=f"held-out bits per byte ({final['bytes']:,} bytes of {final['split']})", title_justify="left")
+    table.add_column("")
+    table.add_column("bits per byte", justify="right")
+    rows = [(item["name"], item["bits_per_byte"]) for item in summary["baselines"]]
+    rows.append(("this model", final["bits_per_byte"]))
+    for name, value in sorted(rows, key=lambda row: -row[1]):
+        style = "bold" if name == "this model" else ""
+        table.add_row(name, f"{value:.4f}", style=style)
+    return table
+
+
+def _last_sample(folder: Path) -> str | None:
+    import json
+
+    try:
+        lines = (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        return str(json.loads(lines[-1])["text"])
+    except (OSError, ValueError, IndexError, KeyError):
+        return None
+
+
+def _report(folder: Path) -> Path | None:
+    try:
+        from overnight.report import write_report
+
+        return Path(write_report([folder]))
+    except UserError:
+        return None

@@ -1,0 +1,162 @@
+"""The byte-level language model of Puri et al. 2018, from a laptop to the paper's own job."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from overnight.errors import UserError
+from overnight.recipes.byte_presets import PRESETS, Preset
+
+if TYPE_CHECKING:
+    from overnight.train.run import Run
+
+OPTIMIZERS = {"adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
+
+
+def byte_lm(
+    data: Path,
+    preset: str = "laptop",
+    batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    length: int | None = None,
+    lr: float | None = None,
+    rule: Literal["preset", "none", "linear", "sqrt", "capped_linear"] = "preset",
+    epochs: float | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    optimizer: str = "adam",
+    schedule: Literal["linear", "cosine", "constant", "polynomial"] = "linear",
+    warmup_steps: int | None = None,
+    max_norm: float | None = 1.0,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    reset: Literal["shard", "document", "never"] = "shard",
+    evaluations: int = 10,
+    seed: int = 0,
+) -> "Run":
+    """Train a byte-level language model (a multiplicative LSTM) on a prepared corpus.
+
+    Puri et al. 2018, "Large Scale Language Modeling: Converging on 40GB of Text in Four Hours" (arXiv 1808.01371).
+    Presets 4096 and 8192 are the paper's models with the paper's settings; its goal there is 1.12 bits per byte on the
+    Amazon reviews. The other presets were tuned on two CPU cores; docs/results.md says what they reach.
+
+    Args:
+        data: the corpus folder that `overnight prepare` made.
+        preset: laptop, ten-minutes, 512, 1024, 2048, 4096 or 8192: model, baseline batch, rate and budget.
+        batch_size: lanes of one update over all ranks: the dial. The rate follows it by the preset's rule.
+        micro_batch_size: lanes of one forward and backward on one rank; less memory, same result.
+        length: bytes a lane and update (truncated backpropagation; the state is carried on).
+        lr: peak rate; given, no rule touches it.
+        rule: how the rate follows the batch.
+        epochs: budget in passes over the training split.
+        steps: budget in updates.
+        minutes: budget in minutes of wall-clock time.
+        optimizer: adam, adamw, or the import path of any torch.optim.Optimizer.
+        schedule: how the rate falls.
+        warmup_steps: updates over which the rate rises; kept in samples.
+        max_norm: clip the gradient to this L2 norm; None for never.
+        precision: auto takes bf16 where the device has it.
+        reset: zero the state at shard edges (the paper's), document edges, or never.
+        evaluations: held-out evaluations, evenly over the run.
+        seed: of weights and data.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"There is no preset {preset!r}.", f"Choose one of {', '.join(PRESETS)}.")
+    base = PRESETS[preset]
+    batch = base.batch if batch_size is None else batch_size
+    length = base.length if length is None else length
+    rate, notes = _rate(base, batch, lr, rule)
+    budget = _budget(base, epochs, steps, minutes)
+
+    from overnight.data.lanes import corpus_lanes
+    from overnight.evaluate.training import heldout_baselines, heldout_record, sample_text
+    from overnight.models.byte_lm import ByteLM
+    from overnight.tasks.language_model import LanguageModelTask
+    from overnight.train.run import Run
+
+    corpus = str(data.resolve())
+    held_out = _held_out_split(data)
+    return Run(
+        recipe="byte-lm",
+        model=partial(
+            ByteLM,
+            hidden_size=base.hidden_size,
+            embedding_size=base.embedding_size,
+            init=base.init,
+            forget_bias=base.forget_bias,
+        ),
+        task=partial(LanguageModelTask),
+        data=partial(corpus_lanes, corpus=corpus, split="train", length=length, reset=reset),
+        optimizer=_optimizer(optimizer, rate, base.beta2),
+        schedule=_schedule(schedule, base, batch, warmup_steps, notes),
+        global_batch_size=batch,
+        micro_batch_size=micro_batch_size,
+        precision=precision,
+        max_norm=max_norm,
+        seed=seed,
+        evaluate=partial(heldout_record, corpus=corpus, split=held_out, reset=reset) if held_out else None,
+        evaluations=evaluations,
+        sample=partial(sample_text) if held_out else None,
+        baselines=partial(heldout_baselines, corpus=corpus, split=held_out) if held_out else None,
+        notes=tuple(notes),
+        **budget,
+    )
+
+
+def _rate(base: Preset, batch: int, lr: float | None, rule: str) -> tuple[float, list[str]]:
+    from overnight.scaling import rules
+
+    if batch < 1:
+        raise UserError(f"A batch of {batch} cannot work.", "Take at least 1.")
+    if lr is not None:
+        return lr, []
+    chosen = base.rule if rule == "preset" else rule
+    k = batch / base.batch
+    if chosen == "none" or k == 1:
+        return base.lr, []
+    scale: Callable[[float, float], float] = getattr(rules, chosen)
+    rate = scale(base.lr, k)
+    return rate, [f"rate {rate:g}: {base.lr:g} at batch {base.batch}, by the {chosen} rule at batch {batch}"]
+
+
+def _budget(base: Preset, epochs: float | None, steps: int | None, minutes: float | None) -> dict[str, Any]:
+    given = {"epochs": epochs, "steps": steps, "minutes": minutes}
+    if any(value is not None for value in given.values()):
+        return given
+    return {"epochs": base.epochs, "steps": None, "minutes": base.minutes}
+
+
+def _optimizer(name: str, rate: float, beta2: float) -> "partial[Any]":
+    from overnight.train.components import import_object, keyword_names
+
+    if "." not in name and name not in OPTIMIZERS:
+        raise UserError(
+            f"There is no optimizer {name!r}.",
+            f"Choose one of {', '.join(OPTIMIZERS)}, or give an import path such as torch.optim.SGD.",
+        )
+    target = import_object(OPTIMIZERS.get(name, name))
+    settings: dict[str, Any] = {"lr": rate}
+    if name in OPTIMIZERS:
+        settings["betas"] = (0.9, beta2)
+        if "fused" in (keyword_names(target) or []):
+            settings["fused"] = True
+    return partial(target, **settings)
+
+
+def _schedule(name: str, base: Preset, batch: int, warmup_steps: int | None, notes: list[str]) -> "partial[Any]":
+    from overnight.schedule import curves
+
+    steps = base.warmup_steps if warmup_steps is None else warmup_steps
+    settings: dict[str, Any] = {"warmup_samples": steps * (base.batch if warmup_steps is None else batch)}
+    if base.horizon_steps and batch > 2048 and name == "linear":
+        settings["horizon_samples"] = base.horizon_steps * batch
+        notes.append(f"above batch 2048 the rate falls over {base.horizon_steps:,} steps, whatever the run's length")
+    return partial(getattr(curves, name), **settings)
+
+
+def _held_out_split(data: Path) -> str | None:
+    """``valid``, or ``test`` where there is no validation split, or None where all is for training."""
+    from overnight.data.corpus import Corpus
+
+    corpus = Corpus(data)
+    return next((name for name in ("valid", "test") if len(corpus.split(name)) > 1), None)

@@ -1,0 +1,55 @@
+"""Tuned baselines of the byte language model, by name. What was measured with them stands in docs/results.md."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One tuned baseline: every other batch is derived from it.
+
+    Attributes:
+        about: what it is for.
+        hidden_size, embedding_size: of the model.
+        batch, length: lanes of one update, and bytes a lane and update.
+        lr: peak rate at that batch.
+        rule: how the rate follows the batch (``overnight.scaling.rules``).
+        warmup_steps: at that batch; the recipe holds the warm-up in samples.
+        beta2: Adam's second beta.
+        init, forget_bias: of the cell.
+        horizon_steps: linear decay over so many steps above batch 2048 (the paper's); 0 decays over the run.
+        epochs, minutes: budget unless another is given.
+    """
+
+    about: str
+    hidden_size: int
+    batch: int
+    length: int
+    lr: float
+    embedding_size: int = 64
+    rule: str = "sqrt"
+    warmup_steps: int = 100
+    beta2: float = 0.99
+    init: str = "orthogonal"
+    forget_bias: float = 1.0
+    horizon_steps: int = 0
+    epochs: float | None = None
+    minutes: float | None = None
+
+
+def _paper(hidden_size: int, about: str) -> Preset:
+    # Puri et al. 2018: Adam with default betas, 5e-4 a batch of 128 capped at 3e-3, no warm-up, plain initialisation.
+    return Preset(
+        about, hidden_size, batch=128, length=256, lr=5e-4, rule="capped_linear", warmup_steps=0, beta2=0.999,
+        init="uniform", forget_bias=0.0, horizon_steps=100_000, epochs=1.0,
+    )  # fmt: skip
+
+
+PRESETS = {
+    "laptop": Preset("a first model in three minutes on two CPU cores", 384, 32, 64, 5e-3, minutes=3.0),
+    "ten-minutes": Preset("the best model that ten minutes on two CPU cores buy", 768, 32, 64, 4e-3, minutes=10.0),
+    "512": Preset("512 units", 512, 32, 64, 4e-3, epochs=1.0),
+    "1024": Preset("1024 units: half an hour on two CPU cores, minutes on a GPU", 1024, 32, 64, 3e-3, minutes=30.0),
+    "2048": Preset("2048 units", 2048, 128, 256, 1e-3, epochs=1.0),
+    "4096": _paper(4096, "the paper's model: 86,319,360 parameters"),
+    "8192": _paper(8192, "the paper's larger model: 340,394,240 parameters"),
+}

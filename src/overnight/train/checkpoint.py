@@ -1,0 +1,226 @@
+"""Checkpoints: everything a run needs to go on bit for bit (docs/run-folder.md)."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from overnight.errors import UserError
+from overnight.train.folder import verify_folder, write_folder, write_json
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training state: tensors by group, and plain data.
+
+    Attributes:
+        model: the model's state dict.
+        optimizer: optimizer state, flat (see ``flatten_optimizer``).
+        carry: recurrent state by global lane.
+        rng: generator states, first dimension the rank.
+        state: step, samples, and whatever else is plain data.
+    """
+
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    carry: Mapping[str, Tensor]
+    rng: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+GROUPS = ("model", "optimizer", "carry", "rng")
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
+    """Write ``folder/<step>``, then remove old checkpoints, but for the last ``keep_last`` and the best."""
+
+    def fill(aside: Path) -> None:
+        for group in GROUPS:
+            tensors = {name: t.detach().contiguous() for name, t in getattr(checkpoint, group).items()}
+            save_file(tensors, aside / f"{group}.safetensors")
+        (aside / "state.json").write_text(json.dumps(dict(checkpoint.state), indent=1) + "\n", encoding="utf-8")
+
+    path = folder / f"{checkpoint.state['step']:08d}"
+    write_folder(path, fill)
+    best = best_step(folder)
+    for old in list_checkpoints(folder)[:-keep_last]:
+        if int(old.name) != best:
+            shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
+
+
+def best_step(folder: Path) -> int | None:
+    """The step of the best checkpoint, if one was marked."""
+    try:
+        return int(json.loads((folder / "best.json").read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def mark_best(folder: Path, step: int, bits_per_byte: float) -> None:
+    """Say which checkpoint is the best so far."""
+    write_json(folder / "best.json", {"step": step, "bits_per_byte": bits_per_byte})
+
+
+def choose_checkpoint(run: Path, which: str) -> Path:
+    """The folder of checkpoint ``best``, ``last`` or a step number of a run.
+
+    Raises:
+        UserError: if the run has none such; it lists those there are.
+    """
+    folder = run / "checkpoints"
+    found = list_checkpoints(folder)
+    if not found:
+        if not (run / "run.json").is_file():
+            raise UserError(f"{run} is not a run folder (it has no run.json).", "Give the --out folder of a run.")
+        raise UserError(f"{run} has no checkpoint yet.", "Wait for the first, or start the run again.")
+    if which == "last":
+        return found[-1]
+    if which == "best":
+        best = best_step(folder)
+        return next((path for path in found if int(path.name) == best), found[-1])
+    chosen = [path for path in found if which.isdigit() and int(path.name) == int(which)]
+    if not chosen:
+        steps = ", ".join(str(int(path.name)) for path in found)
+        raise UserError(f"{run} has no checkpoint {which!r}.", f"Choose best, last or one of {steps}.")
+    return chosen[0]
+
+
+def load_checkpoint(path: Path, groups: tuple[str, ...] = GROUPS) -> Checkpoint:
+    """Read a checkpoint, after checking its digests.
+
+    Raises:
+        UserError: if a file is missing, truncated or altered; it names the checkpoint and the one before it.
+    """
+    problem = verify_folder(path)
+    if problem is None:
+        try:
+            read = {group: load_file(path / f"{group}.safetensors") if group in groups else {} for group in GROUPS}
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            return Checkpoint(**read, state=state)
+        except (OSError, ValueError, SafetensorError) as error:
+            problem = str(error)
+    before = [other.name for other in list_checkpoints(path.parent) if other.name < path.name]
+    remedy = (
+        f"Use the one before it: --checkpoint {int(before[-1])}." if before else "There is none before it; start anew."
+    )
+    raise UserError(f"Checkpoint {path} is damaged: {problem}.", remedy)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load a state dict strictly.
+
+    Raises:
+        UserError: if the checkpoint is of another architecture, naming the first weight that differs.
+    """
+    own = model.state_dict()
+    for name in [*own, *weights]:
+        ours = tuple(own[name].shape) if name in own else "absent"
+        theirs = tuple(weights[name].shape) if name in weights else "absent"
+        if ours != theirs:
+            raise UserError(
+                f"Checkpoint {path} is of another architecture: {name} is {theirs} there and {ours} in this model.",
+                "Use the settings that the checkpoint was trained with (its run.json has them).",
+            )
+    model.load_state_dict(dict(weights))
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state dict as named tensors and plain data, so that no pickle is needed."""
+    packed = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {"state": {}, "param_groups": []}
+    for index, entry in packed["state"].items():
+        for key, value in entry.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{key}"] = value
+            else:
+                plain["state"].setdefault(str(index), {})[key] = value
+    for number, group in enumerate(packed["param_groups"]):
+        plain["param_groups"].append({key: value for key, value in group.items() if not isinstance(value, Tensor)})
+        tensors.update({f"group.{number}.{key}": value for key, value in group.items() if isinstance(value, Tensor)})
+    return tensors, plain
+
+
+def unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict that ``flatten_optimizer`` took apart."""
+    state: dict[int, dict[str, Any]] = {int(index): dict(entry) for index, entry in plain["state"].items()}
+    groups = [dict(group) for group in plain["param_groups"]]
+    for name, tensor in tensors.items():
+        head, _, key = name.partition(".")
+        if head == "group":
+            number, _, key = key.partition(".")
+            groups[int(number)][key] = tensor
+        else:
+            state.setdefault(int(head), {})[key] = tensor
+    for group in groups:
+        if "betas" in group:
+            group["betas"] = tuple(group["betas"])
+    return {"state": state, "param_groups": groups}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model for use: in eval mode, on the CPU, with the run.json it came from."""
+
+    model: nn.Module
+    run: dict[str, Any]
+    step: int
+    corpus: Path | None
+
+
+def load_model(run: str | Path, which: str = "best") -> LoadedModel:
+    """The model of a run folder.
+
+    Args:
+        run: the run folder.
+        which: ``best``, ``last`` or a step.
+
+    Raises:
+        UserError: if the folder is no run, has no such checkpoint, or the checkpoint is damaged.
+    """
+    from overnight.train.components import from_json
+
+    run = Path(run)
+    path = choose_checkpoint(run, which)
+    settings = read_run_json(run)
+    checkpoint = load_checkpoint(path, ("model",))
+    model: nn.Module = from_json(settings["run"]["model"])()
+    load_weights(model, checkpoint.model, path)
+    corpus = settings["run"].get("data", {}).get("kwargs", {}).get("corpus")
+    return LoadedModel(model.eval(), settings, int(checkpoint.state["step"]), Path(corpus) if corpus else None)
+
+
+def read_run_json(run: Path) -> dict[str, Any]:
+    """run.json of a run folder.
+
+    Raises:
+        UserError: if it is missing, unreadable, or of another format.
+    """
+    from overnight.train.run import FORMAT
+
+    path = run / "run.json" if run.is_dir() or run.name != "run.json" else run
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = settings.get("format")
+    except FileNotFoundError:
+        raise UserError(f"{run} is not a run folder (it has no run.json).", "Give the --out folder of a run.") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.", "Restore it from a copy.") from None
+    if found != FORMAT:
+        raise UserError(f"{path} has format {found!r}; this version reads {FORMAT!r}.", "Use the one that wrote it.")
+    return settings

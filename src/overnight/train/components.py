@@ -1,0 +1,98 @@
+"""Components: constructors with their keyword arguments, written down as import paths and read back.
+
+A component is a ``functools.partial``; run.json holds it as ``{"call": "import.path", "kwargs": {…}}``. There is no
+second registry and no pickle: the constructor's signature is the schema.
+"""
+
+import difflib
+import importlib
+import inspect
+from functools import partial
+from typing import Any
+
+from overnight.errors import UserError
+
+Component = partial[Any]
+
+
+def import_object(path: str) -> Any:
+    """The object at ``package.module.Name``.
+
+    Raises:
+        UserError: if it cannot be imported.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        remedy = "Give an import path such as torch.optim.AdamW."
+        raise UserError(f"{path!r} cannot be imported: {error}.", remedy) from error
+
+
+def import_path(target: Any) -> str:
+    """Where a class or function can be imported from."""
+    path = f"{target.__module__}.{target.__qualname__}"
+    # torch.optim.adam.Adam → torch.optim.Adam where the package exports it: shorter, and stable between versions
+    parts = path.split(".")
+    for end in range(1, len(parts) - 1):
+        short = ".".join([*parts[:end], parts[-1]])
+        try:
+            if getattr(importlib.import_module(".".join(parts[:end])), parts[-1], None) is target:
+                return short
+        except ImportError:
+            continue
+    return path
+
+
+def to_json(value: Any) -> Any:
+    """A component, or plain data that may hold components → JSON-ready data."""
+    if isinstance(value, partial):
+        if value.args:
+            raise TypeError(f"{value} has positional arguments; components take keywords only.")
+        kwargs = {name: to_json(item) for name, item in value.keywords.items()}
+        return {"call": import_path(value.func), "kwargs": kwargs}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot stand in run.json.")
+
+
+def from_json(value: Any) -> Any:
+    """What ``to_json`` wrote → components."""
+    if isinstance(value, dict):
+        kwargs = {name: from_json(item) for name, item in value["kwargs"].items()}
+        return partial(import_object(value["call"]), **kwargs)
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in value)
+    return value
+
+
+def with_keyword(component: Component, name: str, value: Any, where: str) -> Component:
+    """A copy of a component with one keyword argument changed, its name checked against the signature.
+
+    Raises:
+        UserError: if the constructor takes no such argument; it lists those it takes, nearest first.
+    """
+    names = keyword_names(component.func)
+    if names is not None and name not in names:
+        problem = f"{where}.{name} is not a setting of {import_path(component.func)}."
+        raise UserError(problem, suggest(name, names, where))
+    return partial(component.func, **{**component.keywords, name: value})
+
+
+def keyword_names(target: Any) -> list[str] | None:
+    """The keyword arguments that a callable takes, or None if it takes any."""
+    parameters = inspect.signature(target).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def suggest(name: str, names: list[str], prefix: str = "") -> str:
+    """A remedy that names the nearest valid names, or all of them."""
+    dot = f"{prefix}." if prefix else ""
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return f"Did you mean {' or '.join(dot + item for item in near)}?"
+    return f"Valid names: {', '.join(dot + item for item in names)}."

@@ -1,0 +1,107 @@
+"""What a person sees while a run goes on: a live line in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from overnight.train.record import StepRecord
+from overnight.train.run import Run
+
+PLAIN_SECONDS = 15.0
+
+
+def print_prologue(run: Run, folder: Path, derived: Mapping[str, Any], step: int) -> None:
+    """The batch arithmetic, and everything that was derived, before the first step."""
+    console = Console(file=sys.stderr, highlight=False)
+    budget = next(f"{value:g} {name}" for name in ("epochs", "steps", "minutes") if (value := getattr(run, name)))
+    if derived["total_steps"] is not None and run.steps is None:
+        budget += f" = {derived['total_steps']:,} steps"
+    rows = {
+        "run": f"{folder}" + (f", resumed at step {step:,}" if step else ""),
+        "recipe": run.recipe,
+        "parameters": f"{derived['parameters']:,}",
+        "batch": f"{derived['batch']}; {derived['tokens_per_step']:,} bytes a step",
+        "budget": f"{budget}; {derived['steps_per_epoch']:,} steps an epoch",
+        "rate": f"{derived['lr']:g} at its peak, {run.schedule.func.__name__}",
+        "precision": f"{derived['precision']} ({derived['precision_reason']}), {derived['threads']} threads",
+    }
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        grid.add_row(name, value)
+    for note in run.notes:
+        grid.add_row("", note)
+    console.print(grid)
+
+
+class ConsoleSink:
+    """Prints records.
+
+    Args:
+        fraction: how much of the run is done.
+        seconds_left: estimate of what is left.
+        console: where to; standard error by default, so that standard output stays free for results.
+    """
+
+    def __init__(
+        self, fraction: Callable[[], float], seconds_left: Callable[[], float], console: Console | None = None
+    ) -> None:
+        self.console = console or Console(file=sys.stderr, highlight=False)
+        self._fraction, self._seconds_left = fraction, seconds_left
+        self._last_plain = 0.0
+        self._live: Live | None = None
+        if self.console.is_terminal:
+            self._live = Live(Text("first step …"), console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def step(self, record: StepRecord) -> None:
+        if self._live is not None:
+            self._live.update(self._row(record))
+        elif time.monotonic() - self._last_plain >= PLAIN_SECONDS:
+            self._last_plain = time.monotonic()
+            self.console.print(self._words(record), soft_wrap=True)
+
+    def evaluation(self, record: Mapping[str, Any]) -> None:
+        self.console.print(
+            f"step {record['step']:,}: held-out {record['bits_per_byte']:.4f} bits per byte "
+            f"({record['low']:.4f} to {record['high']:.4f}, {record['bytes']:,} bytes)",
+            soft_wrap=True,
+        )
+
+    def sample(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _words(self, record: StepRecord) -> str:
+        skipped = f"  skipped {record.skipped}" if record.skipped else ""
+        return (
+            f"{self._fraction():4.0%}  step {record.step:,}  {record.bits_per_byte:.3f} bits per byte  "
+            f"{_rate(record.tokens_per_s)}  {_clock(self._seconds_left())} left{skipped}"
+        )
+
+    def _row(self, record: StepRecord) -> Table:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(ProgressBar(total=1.0, completed=self._fraction(), width=20), Text(self._words(record).strip()))
+        return grid
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second / 1e6:.2f} MB/s" if per_second >= 1e6 else f"{per_second / 1e3:.1f} kB/s"
+
+
+def _clock(seconds: float) -> str:
+    if seconds != seconds or seconds == float("inf"):
+        return "?"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"

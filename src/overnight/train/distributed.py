@@ -1,0 +1,112 @@
+"""Ranks: what torchrun started, and the few collectives the trainer needs beside DDP's own."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from overnight.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others.
+
+    Attributes:
+        rank, world_size: of all processes; 0 and 1 without torchrun.
+        device: where this rank computes.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def all_reduce(self, value: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
+        """Reduce in place over the ranks; nothing to do for one."""
+        if self.world_size > 1:
+            dist.all_reduce(value, op)
+        return value
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Rank 0's value, on every rank (small objects of our own making only)."""
+        if self.world_size == 1:
+            return value
+        box = [value if self.is_main else None]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """Rank 0's tensors, on every rank, on the CPU: so only rank 0 needs the run folder."""
+        if self.world_size == 1:
+            return dict(tensors or {})
+        header = {name: (tuple(t.shape), t.dtype) for name, t in (tensors or {}).items()}
+        header = self.broadcast_object(header)
+        received = {}
+        for name, (shape, dtype) in header.items():
+            source = tensors[name].contiguous() if tensors is not None else torch.empty(shape, dtype=dtype)
+            buffer = source.to(self.device)
+            dist.broadcast(buffer, src=0)
+            received[name] = buffer.cpu()
+        return received
+
+    def gather_lanes(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every rank's lanes, joined in rank order, on rank 0 (empty elsewhere)."""
+        if self.world_size == 1:
+            return {name: tensor.cpu() for name, tensor in tensors.items()}
+        joined = {}
+        for name, tensor in tensors.items():
+            source = tensor.contiguous()
+            parts = [torch.empty_like(source) for _ in range(self.world_size)]
+            dist.all_gather(parts, source)
+            if self.is_main:
+                joined[name] = torch.cat(parts).cpu()
+        return joined
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def restarted_by_torchrun() -> bool:
+    """Whether torchrun started this process again after a failure or a change of membership."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextmanager
+def start_world(device: str = "auto") -> Iterator[World]:
+    """Join the other ranks if torchrun started us (NCCL on CUDA, gloo on CPU), and leave them at the end.
+
+    Raises:
+        UserError: for a device that this machine does not have.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if kind.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device={device} was asked for, but torch sees no CUDA device.", "Use --device cpu.")
+    chosen = torch.device(f"cuda:{local_rank}") if kind == "cuda" else torch.device(kind)
+    if chosen.type == "cuda":
+        if chosen.index is not None and chosen.index >= torch.cuda.device_count():
+            raise UserError(
+                f"Rank {local_rank} of this host has no GPU: there are {torch.cuda.device_count()}.",
+                "Start at most one process a GPU (torchrun --nproc-per-node).",
+            )
+        torch.cuda.set_device(chosen)
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield World(0, 1, chosen)
+        return
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,103 @@
+"""The moving parts of a run, and their way into a checkpoint and back."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overnight.errors import UserError
+from overnight.train.checkpoint import (
+    Checkpoint,
+    flatten_optimizer,
+    load_checkpoint,
+    load_weights,
+    unflatten_optimizer,
+)
+from overnight.train.distributed import World
+from overnight.train.step import Stepper
+
+
+@dataclass
+class State:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer updates tried, skipped ones counted: the position in the data.
+        applied: samples of the updates made: the position in the schedule.
+        tokens: targets seen, over all ranks.
+        seconds: wall-clock time in the loop, over restarts.
+        skipped: updates skipped for a non-finite loss or gradient; skipped_in_a_row of them just now.
+        carry: recurrent state of this rank's lanes.
+        best: step and bits per byte of the best evaluation so far.
+        evaluated: evaluations made so far; last_evaluation is the newest.
+    """
+
+    carry: dict[str, Tensor]
+    step: int = 0
+    applied: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best: dict[str, Any] | None = None
+    evaluated: int = 0
+    last_evaluation: dict[str, Any] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Everything but the carry, as plain data."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "carry"}
+
+
+def capture(state: State, stepper: Stepper, world: World, total_samples: float) -> Checkpoint:
+    """Everything as a checkpoint; a collective, whose value is whole on rank 0 only."""
+    tensors, plain = flatten_optimizer(stepper.optimizer)
+    rng = {"cpu": torch.get_rng_state().unsqueeze(0)}
+    if world.device.type == "cuda":
+        rng["cuda"] = torch.cuda.get_rng_state(world.device).unsqueeze(0)
+        rng = {name: tensor.to(world.device) for name, tensor in rng.items()}
+    data = state.plain() | {
+        "optimizer": plain,
+        "scaler": stepper.scaler.state_dict() if stepper.scaler is not None else None,
+        "total_samples": total_samples if total_samples != float("inf") else None,
+        "world_size": world.world_size,
+    }
+    model = {name: tensor.cpu() for name, tensor in stepper.task.model.state_dict().items()}
+    cpu_tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+    return Checkpoint(model, cpu_tensors, world.gather_lanes(state.carry), world.gather_lanes(rng), data)
+
+
+def restore(path: Path | None, state: State, stepper: Stepper, world: World, lanes: int) -> None:
+    """Put a checkpoint back; rank 0 reads it and the others receive it.
+
+    Raises:
+        UserError: if it is damaged, of another architecture, or of another number of lanes.
+    """
+    loaded = load_checkpoint(path) if path is not None and world.is_main else None
+    data = world.broadcast_object(dict(loaded.state) if loaded else None)
+    groups = {
+        name: world.broadcast_tensors(getattr(loaded, name) if loaded else None)
+        for name in ("model", "optimizer", "carry", "rng")
+    }
+    load_weights(stepper.task.model, groups["model"], path or Path("of rank 0"))
+    stepper.optimizer.load_state_dict(unflatten_optimizer(groups["optimizer"], data["optimizer"]))
+    if stepper.scaler is not None and data["scaler"]:
+        stepper.scaler.load_state_dict(data["scaler"])
+    for name in state.plain():
+        setattr(state, name, data[name])
+    share = lanes // world.world_size
+    for name, own in state.carry.items():
+        whole = groups["carry"].get(name)
+        if whole is None or whole.shape[0] != lanes:
+            found = "no" if whole is None else str(whole.shape[0])
+            raise UserError(
+                f"The checkpoint carries the state of {found} lanes; this run has {lanes}.",
+                "Resume with the batch size that it was trained with.",
+            )
+        state.carry[name] = whole[world.rank * share : (world.rank + 1) * share].to(own.device)
+    # another number of ranks cannot have the same generators: each goes on from the one it has
+    if data["world_size"] == world.world_size:
+        torch.set_rng_state(groups["rng"]["cpu"][world.rank])
+        if world.device.type == "cuda" and "cuda" in groups["rng"]:
+            torch.cuda.set_rng_state(groups["rng"]["cuda"][world.rank], world.device)

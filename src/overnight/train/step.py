@@ -1,0 +1,122 @@
+"""One optimizer update: micro-batches, autocast, loss scaling, clipping, and the skip of non-finite steps."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from overnight.train.distributed import World
+from overnight.train.precision import Precision
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step gave; tensors stay on the device until they are read.
+
+    Attributes:
+        total: this rank's summed loss in nats.
+        count: this rank's targets.
+        grad_norm: global L2 norm before clipping, after unscaling.
+        skipped: the update was not made, since the loss or a gradient was not finite.
+        carry: state of this rank's lanes after the step.
+    """
+
+    total: Tensor
+    count: int
+    grad_norm: Tensor
+    skipped: bool
+    carry: dict[str, Tensor]
+
+
+class Stepper:
+    """Makes optimizer updates. Holds the task (wrapped in DDP where there are several ranks) and the loss scaler.
+
+    Losses are sums: each micro-batch's total is multiplied by world_size / count over all ranks and micro-batches, so
+    that DDP's mean over ranks is the gradient of one process reading the whole batch, however uneven the counts.
+    """
+
+    def __init__(
+        self, task: Any, optimizer: torch.optim.Optimizer, world: World, precision: Precision, max_norm: float | None
+    ) -> None:
+        self.task, self.optimizer, self.world = task, optimizer, world
+        self.precision, self.max_norm = precision, max_norm
+        self.scaler: torch.amp.GradScaler | None = None
+        if precision.dtype == torch.float16:
+            # Puri et al. doubled after 1,000 clean steps; their start, 2^32, overflows any float16 loss at once.
+            self.scaler = torch.amp.GradScaler(world.device.type, init_scale=2.0**16, growth_interval=1000)
+        self.wrapped: nn.Module = task
+        if world.world_size > 1:
+            self.wrapped = DistributedDataParallel(
+                task, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=False
+            )
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def __call__(self, batches: list[Any], carry: Mapping[str, Tensor]) -> StepResult:
+        """Train on this rank's micro-batches, in lane order."""
+        counts = [self.task.count(batch) for batch in batches]
+        counted = torch.tensor(float(sum(counts)), device=self.world.device)
+        weight = self.world.world_size / self.world.all_reduce(counted)
+        totals, carries, lane = [], [], 0
+        for index, batch in enumerate(batches):
+            lanes = _lanes(carry) // len(batches)
+            part = {name: tensor[lane : lane + lanes] for name, tensor in carry.items()}
+            lane += lanes
+            # DDP decides at the forward whether this backward communicates, so no_sync wraps both.
+            with self._no_sync(last=index == len(batches) - 1), self._autocast():
+                loss = self.wrapped(batch, part)
+                scaled = loss.total * weight
+                if self.scaler is not None:
+                    scaled = self.scaler.scale(scaled)
+                with torch.autocast(self.world.device.type, enabled=False):
+                    scaled.backward()
+            totals.append(loss.total.detach())
+            carries.append(loss.carry)
+        total = torch.stack(totals).sum()
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        skipped = not self._all_finite(total, norm)
+        if not skipped and self.max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.max_norm, norm)
+        if self.scaler is not None:
+            if not skipped:
+                self.scaler.step(self.optimizer)
+            self.scaler.update()  # halves after an overflow that unscale_ saw, doubles after 1,000 clean steps
+        elif not skipped:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        joined = {name: torch.cat([part[name] for part in carries]) for name in carries[0]}
+        if skipped:
+            joined = {name: _finite_lanes(tensor) for name, tensor in joined.items()}
+        return StepResult(total, sum(counts), norm, skipped, joined)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.world.device.type, dtype=self.precision.dtype)
+
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
+        if last or not isinstance(self.wrapped, DistributedDataParallel):
+            return nullcontext()
+        return self.wrapped.no_sync()
+
+    def _all_finite(self, total: Tensor, norm: Tensor) -> bool:
+        finite = torch.isfinite(total) & torch.isfinite(norm)
+        # every rank takes the same decision, though each sees only its own loss
+        return bool(self.world.all_reduce(finite.float(), dist.ReduceOp.MIN).item())
+
+
+def _lanes(carry: Mapping[str, Tensor]) -> int:
+    return next(iter(carry.values())).shape[0] if carry else 0
+
+
+def _finite_lanes(tensor: Tensor) -> Tensor:
+    """Zero the lanes whose state is no longer finite, so that one bad step does not spoil the next."""
+    bad = ~torch.isfinite(tensor).flatten(1).all(1)
+    return tensor.masked_fill(bad.view(-1, *[1] * (tensor.dim() - 1)), 0.0)
