@@ -45,8 +45,11 @@ class Shard:
     def verify(self) -> None:
         """Raise UserError if a file of this shard is not what the manifest says."""
         for path, expected in ((self.path, self.sha256), (self.offsets_path, self.offsets_sha256)):
-            with path.open("rb") as file:
-                actual = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+            try:
+                with path.open("rb") as file:
+                    actual = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+            except OSError as error:
+                raise UserError(f"{path} is missing or unreadable ({error.strerror}).", "Prepare it again.") from None
             if actual.hexdigest() != expected:
                 raise UserError(f"{path} was altered after the manifest was written.", "Prepare the corpus again.")
 
@@ -120,31 +123,29 @@ class Corpus:
         try:
             self.manifest: dict[str, Any] = json.loads(path.read_bytes())
             found = self.manifest.get("format")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"{self.folder} is not a prepared corpus (it has no manifest.json).",
                 f"Make one with: overnight prepare YOUR_TEXT --out {self.folder}",
             ) from None
-        except (ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise UserError(f"{path} cannot be read: {error}.", "Prepare the corpus again.") from None
         if found != FORMAT:
             raise UserError(f"{path} has format {found!r}; this version reads {FORMAT!r}.", "Prepare it again.")
-        self._splits = {name: self._shards(name) for name in SPLITS}
+        try:
+            self._splits = {name: self._shards(name) for name in SPLITS}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} lacks a field or has one of another kind: {error}.", "Prepare it again.") from None
 
     def _shards(self, name: str) -> list[Shard]:
         shards = []
         for entry in self.manifest["splits"].get(name, {}).get("shards", []):
-            path = self.folder / entry["path"]
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise UserError(f"{path} is missing or unreadable ({error.strerror}).", "Prepare it again.") from None
-            if size != entry["bytes"]:
-                raise UserError(
-                    f"{path} has {size:,} bytes; its manifest says {entry['bytes']:,}.", "Prepare the corpus again."
-                )
-            offsets = self.folder / entry["offsets"]
-            shards.append(Shard(path, offsets, size, entry["documents"], entry["sha256"], entry["offsets_sha256"]))
+            path, offsets = self.folder / entry["path"], self.folder / entry["offsets"]
+            _check_size(path, entry["bytes"])
+            _check_size(offsets, 8 * (entry["documents"] + 1))
+            shards.append(
+                Shard(path, offsets, entry["bytes"], entry["documents"], entry["sha256"], entry["offsets_sha256"])
+            )
         return shards
 
     def split(self, name: str) -> ByteStream:
@@ -164,6 +165,15 @@ class Corpus:
         for name in SPLITS:
             for shard in self._splits[name]:
                 shard.verify()
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path} is missing or unreadable ({error.strerror}).", "Prepare it again.") from None
+    if size != expected:
+        raise UserError(f"{path} has {size:,} bytes; by its manifest it has {expected:,}.", "Prepare the corpus again.")
 
 
 def _digest(file: Any) -> Any:
