@@ -17,6 +17,10 @@ from overnight.data.ingest.streams import CHUNK, BrokenInputError, Stream, open_
 _AHEAD = 3
 _PATIENCE_SECONDS = 0.2
 _SLICE = 1024
+# pyarrow stops for good at a malformed row with bytes that are not UTF-8. Read as Latin-1 every byte is a character, and
+# encoding the text again gives the bytes of the file.
+_ENCODING = "latin-1"
+_MARK = b"\xef\xbb\xbf"
 
 
 class _LongRowError(Exception):
@@ -40,8 +44,8 @@ def csv_texts(
         UserError: the column is not there.
         BrokenInputError: pyarrow cannot go on, or a row is longer than a document may be.
     """
-    # Quotes, commas and other columns are why a row is given more than its text.
-    largest = min(settings.max_document_bytes + CHUNK, 1 << 30)
+    # Twice, because of the transcoding; quotes, commas and other columns are why a row is given more than its text.
+    largest = 2 * settings.max_document_bytes + CHUNK
     mark = faults.mark()
     done = 0
     for block in (largest,) if source.path == STDIN else (CHUNK, largest):
@@ -61,7 +65,7 @@ def csv_texts(
 
 
 def csv_columns(source: Source, settings: PrepareSettings, stdin: Any = None) -> list[str] | None:
-    """Names of the columns that hold text, going by the first rows; None for an empty file.
+    """Names of the columns that hold text, going by the first rows; None where there are none.
 
     Raises:
         BrokenInputError: pyarrow cannot read it.
@@ -72,7 +76,9 @@ def csv_columns(source: Source, settings: PrepareSettings, stdin: Any = None) ->
         paced = _Paced(stream)
         try:
             reader = _open(paced, source, replace(settings, text_field=None), 4 * CHUNK, lambda row: "skip")
-            return None if reader is None else [field.name for field in reader.schema if is_text(field.type)]
+            if reader is None or next(iter(reader), None) is None:
+                return None
+            return [_as_read(field.name) for field in reader.schema if is_text(field.type)]
         except pa.ArrowInvalid as error:
             raise BrokenInputError(first_line(error)) from None
         except _LongRowError:
@@ -109,6 +115,8 @@ def _rows(stream: _Paced, source: Source, settings: PrepareSettings, faults: Fau
             for start in range(0, len(column), _SLICE):
                 for text in column.slice(start, _SLICE).to_pylist():
                     number += 1
+                    if not text.isascii():
+                        text = text.decode().encode(_ENCODING)
                     if len(text) > settings.max_document_bytes:
                         faults.add(source.path, number, too_long(settings.max_document_bytes))
                     else:
@@ -133,11 +141,11 @@ def _open(stream: _Paced, source: Source, settings: PrepareSettings, block: int,
     from pyarrow import csv
 
     quoted = settings.quoting == "double" or (settings.quoting == "auto" and source.format == "csv")
-    field = settings.text_field
+    field = None if settings.text_field is None else _as_seen(settings.text_field)
     try:
         return csv.open_csv(
             stream,
-            read_options=csv.ReadOptions(use_threads=False, block_size=block),
+            read_options=csv.ReadOptions(use_threads=False, block_size=block, encoding=_ENCODING),
             parse_options=csv.ParseOptions(
                 delimiter="\t" if source.format == "tsv" else ",",
                 quote_char='"' if quoted else False,
@@ -161,6 +169,15 @@ def _open(stream: _Paced, source: Source, settings: PrepareSettings, block: int,
         return None
 
 
+def _as_seen(name: str) -> str:
+    """A column's name as pyarrow sees it."""
+    return name.encode("utf-8", "surrogateescape").decode(_ENCODING)
+
+
+def _as_read(name: str) -> str:
+    return name.encode(_ENCODING).decode("utf-8", "surrogateescape")
+
+
 class _Paced(io.RawIOBase):
     """Keeps pyarrow, which reads up to 32 blocks ahead in another thread, from holding them all in memory."""
 
@@ -182,6 +199,8 @@ class _Paced(io.RawIOBase):
                 return b""
             self._allowed -= 1
         data = self._stream.read(size)
+        if not self.size:
+            data = data.removeprefix(_MARK)
         self.size += len(data)
         return data
 

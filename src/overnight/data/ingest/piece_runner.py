@@ -18,7 +18,6 @@ from overnight.data.ingest.settings import PrepareSettings
 from overnight.data.ingest.sources import Source
 from overnight.data.ingest.streams import BrokenInputError, Stream, open_stream
 from overnight.data.ingest.text import text_documents
-from overnight.errors import UserError
 
 _PROGRESS_DOCUMENTS = 4096
 
@@ -84,7 +83,12 @@ def run_piece(
     builder = BatchBuilder(bounds, job.settings.dedup, emit)
     make = document_maker(job.settings)
     add = builder.add
+    before = ""
     for segment, source in work:
+        if source.split != before:
+            # What is held out is read first and must come first to whoever drops duplicates.
+            builder.flush()
+            before = source.split
         split = source.split or only
         count = told = 0
         try:
@@ -118,6 +122,9 @@ def _segment_documents(
     segment: Segment, source: Source, settings: PrepareSettings, faults: Faults, stdin: Any
 ) -> Iterator[tuple[bytes, Callable[[], int]]]:
     """Texts of a segment, each with a function that tells how far into it the reading is."""
+    if source.format != "txt" and settings.text_field is None:
+        # Nobody named a field and no source had a record to guess it from.
+        return
     if source.format == "parquet":
         groups = None if segment.stop is None else (segment.start, segment.stop)
         for text in parquet_texts(source, settings, groups, faults, stdin):
@@ -144,8 +151,7 @@ def _stream_texts(
         return _count_lines(source, segment.start)
 
     name = settings.text_field
-    if name is None:
-        raise UserError("No field of text was named or found.", "Name it with --text-field.")
+    assert name is not None
     if source.format == "jsonl":
         records = line_records(stream, limit, faults, source.path, lines_before)
     else:

@@ -168,9 +168,9 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=float)
 
 def _lenient(line: bytes) -> Any:
     """Read what orjson refuses though it is JSON: bytes that are not UTF-8, lone surrogates, a byte order mark."""
-    text = line.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-    if text.isascii() and "\\u" not in text:
+    if line.isascii() and b"\\u" not in line:
         raise ValueError("orjson was right")
+    text = line.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     try:
         return _DECODER.decode(text)
     except RecursionError:
