@@ -33,10 +33,10 @@ def _warm(progress: Progress, warmup_samples: float) -> float:
 
 def _decayed(progress: Progress, warmup_samples: float, horizon_samples: float | None) -> float:
     total = progress.total if horizon_samples is None else horizon_samples
-    if not math.isfinite(total):
+    if not math.isfinite(total) or progress.samples <= warmup_samples:
         return 0.0
     span = total - warmup_samples
-    return min(1.0, max(0.0, (progress.samples - warmup_samples) / span)) if span > 0 else 1.0
+    return min(1.0, (progress.samples - warmup_samples) / span) if span > 0 else 1.0
 
 
 def constant(progress: Progress, *, warmup_samples: float = 0) -> float:
