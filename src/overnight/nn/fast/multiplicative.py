@@ -21,25 +21,39 @@ def multiplicative_sequence(
     """The readable recurrence's fast twin for the multiplicative map; same arguments, same results."""
     if p_TBP.shape[0] == 0:
         return p_TBP.new_zeros(0, *h_BH.shape), h_BH.to(p_TBP.dtype), c_BH
-    h_TBH, c_BH = _Sequence.apply(  # type: ignore[no-untyped-call]
-        p_TBP, h_BH.to(p_TBP.dtype), c_BH, folded.hidden_to_m_HH, folded.m_to_gates_GH, reset_TB
-    )
+    tensors = (p_TBP, h_BH.to(p_TBP.dtype), c_BH, folded.hidden_to_m_HH, folded.m_to_gates_GH)
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    h_TBH, c_BH = _Sequence.apply(*tensors, reset_TB, keep)  # type: ignore[no-untyped-call]
     return h_TBH, h_TBH[-1], c_BH
 
 
 class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, p_TBP: Tensor, h0_BH: Tensor, c0_BH: Tensor, w_hm_HH: Tensor, w_mg_GH: Tensor, reset_TB: Tensor | None
+        ctx: Any,
+        p_TBP: Tensor,
+        h0_BH: Tensor,
+        c0_BH: Tensor,
+        w_hm_HH: Tensor,
+        w_mg_GH: Tensor,
+        reset_TB: Tensor | None,
+        keep_for_backward: bool,
     ) -> tuple[Tensor, Tensor]:
         time, batch, _ = p_TBP.shape
         hidden = h0_BH.shape[1]
         keeps = _keep_masks(reset_TB, p_TBP.dtype, time)
         h = p_TBP.new_empty(time + 1, batch, hidden)
-        c = c0_BH.new_empty(time + 1, batch, hidden)
-        q = p_TBP.new_empty(time, batch, hidden)  # W_mh h
-        m = p_TBP.new_empty(time, batch, hidden)
-        z = p_TBP.new_empty(time, batch, 4 * hidden)  # holds the activated gates once the step is done
+
+        def over_time(like: Tensor, steps: int, width: int) -> Tensor:
+            # without a backward one step's memory serves all steps
+            if keep_for_backward:
+                return like.new_empty(steps, batch, width)
+            return like.new_empty(1, batch, width).expand(steps, -1, -1)
+
+        c = over_time(c0_BH, time + 1, hidden)
+        q = over_time(p_TBP, time, hidden)  # W_mh h
+        m = over_time(p_TBP, time, hidden)
+        z = over_time(p_TBP, time, 4 * hidden)  # holds the activated gates once the step is done
         # Mixed-dtype operations convert through temporaries, so the cell works in one float32 scratch per step.
         gates = c0_BH.new_empty(batch, 4 * hidden)
         i, f, g, o = gates.split(hidden, dim=1)
@@ -66,8 +80,9 @@ class _Sequence(torch.autograd.Function):
             c_t.add_(torch.mul(i, g, out=ig))
             torch.tanh(c_t, out=tanh)
             hs[t + 1].copy_(tanh.mul_(o))
-        ctx.save_for_backward(p_TBP, w_hm_HH, w_mg_GH, h, c, q, m, z)
-        ctx.keeps = keeps
+        if keep_for_backward:
+            ctx.save_for_backward(p_TBP, w_hm_HH, w_mg_GH, h, c, q, m, z)
+            ctx.keeps = keeps
         return h[1:], c[time].clone()
 
     @staticmethod
@@ -123,7 +138,7 @@ class _Sequence(torch.autograd.Function):
         dw_mg = None
         if ctx.needs_input_grad[4]:
             dw_mg = dp.view(rows, 5 * hidden)[:, : 4 * hidden].t() @ m.view(rows, hidden)
-        return dp, dh_next, dc, dw_hm, dw_mg, None
+        return dp, dh_next, dc, dw_hm, dw_mg, None, None
 
 
 def _keep_masks(reset_TB: Tensor | None, dtype: torch.dtype, time: int) -> list[Tensor | None]:
