@@ -45,7 +45,7 @@ def _paper(hidden_size: int, about: str) -> Preset:
 
 
 PRESETS = {
-    "laptop": Preset("a first model in three minutes on two CPU cores", 384, 32, 64, 5e-3, minutes=3.0),
+    "laptop": Preset("a first model in three minutes on two CPU cores", 512, 32, 64, 5e-3, minutes=3.0),
     "ten-minutes": Preset("the best model that ten minutes on two CPU cores buy", 768, 32, 64, 4e-3, minutes=10.0),
     "512": Preset("512 units", 512, 32, 64, 4e-3, epochs=1.0),
     "1024": Preset("1024 units: half an hour on two CPU cores, minutes on a GPU", 1024, 32, 64, 3e-3, minutes=30.0),
