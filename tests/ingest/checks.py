@@ -3,6 +3,7 @@
 import hashlib
 import json
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def documents_of(folder: Path) -> dict[str, list[bytes]]:
             assert offsets[0] == 0
             assert offsets[-1] == len(data) == shard["bytes"]
             assert len(offsets) == shard["documents"] + 1 > 1
-            found[split] += [data[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+            found[split] += [data[a:b] for a, b in pairwise(offsets)]
         assert entry["documents"] == len(found[split])
         assert entry["bytes"] == sum(map(len, found[split]))
     assert manifest["counts"]["documents"] == sum(map(len, found.values()))

@@ -210,9 +210,9 @@ def test_parquet(tmp_path: Path) -> None:
     data = source.read_bytes()
     skips(source, [b"one", b"two"], (2, "the field 'text' is null, not a string"))
     source.write_bytes(data[:-20])
-    with pytest.raises(UserError, match="a.parquet: "):
+    with pytest.raises(UserError, match=r"a\.parquet: "):
         prepare([source], tmp_path / "out2", STOP)
-    with pytest.raises(UserError, match="a.parquet: "):
+    with pytest.raises(UserError, match=r"a\.parquet: "):
         prepare([source], tmp_path / "out2", PrepareSettings())
     assert not (tmp_path / "out2").exists()
 

@@ -1,5 +1,6 @@
 """`overnight prepare` on the command line: what it prints, how fast it starts, how much memory it takes."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -138,9 +139,7 @@ def _peak_mb(source: Path, out: Path) -> float:
             peak = max(peak, process.memory_info().rss)
         except psutil.NoSuchProcess:
             break
-        try:
+        with contextlib.suppress(psutil.TimeoutExpired):
             process.wait(0.005)
-        except psutil.TimeoutExpired:
-            pass
     assert process.wait() == 0
     return peak / 1e6

@@ -17,7 +17,7 @@ from overnight.errors import UserError
 
 TEXTS = [
     "plain",
-    "two\nlines, a comma and a \"quote\"",
+    'two\nlines, a comma and a "quote"',
     "naïve café — 東京 🎬",
     " spaces kept \t",
     "NULL",

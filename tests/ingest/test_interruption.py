@@ -230,11 +230,34 @@ def test_signals(tmp_path: Path, number: signal.Signals, code: int) -> None:
     assert all_documents(tmp_path / "out").count(TEXTS[0].encode() + b"\n") == 3
 
 
+def test_files_are_safe_on_disk_before_the_manifest_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[int] = set()
+    checked = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        real_fsync(handle)
+
+    def replace(source: Path, target: Path) -> None:
+        if target == tmp_path / "out" / "manifest.json":
+            files = [source, *(tmp_path / "out").glob("t*/*"), *(tmp_path / "out").glob("valid/*")]
+            checked.extend(files)
+            assert all(path.stat().st_ino in synced for path in files)
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    prepare([write_jsonl(tmp_path / "a.jsonl", TEXTS)], tmp_path / "out", SETTINGS)
+    assert len(checked) > 10
+
+
 def test_an_orphaned_worker_ends(tmp_path: Path) -> None:
     import psutil
 
     source = write_jsonl(tmp_path / "a.jsonl", TEXTS)
-    waiting = KILLED.replace("os.kill(os.getpid(), signal.SIGKILL)", "(print('.', flush=True), __import__('time').sleep(60))")
+    kill, wait = "os.kill(os.getpid(), signal.SIGKILL)", "(print('.', flush=True), __import__('time').sleep(60))"
+    waiting = KILLED.replace(kill, wait)
     process = subprocess.Popen(
         [sys.executable, "-c", waiting, str(source), str(tmp_path / "out"), "5", "2"], stdout=subprocess.PIPE
     )

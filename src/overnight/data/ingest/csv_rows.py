@@ -17,8 +17,8 @@ from overnight.data.ingest.streams import CHUNK, BrokenInputError, Stream, open_
 _AHEAD = 3
 _PATIENCE_SECONDS = 0.2
 _SLICE = 1024
-# pyarrow stops for good at a malformed row with bytes that are not UTF-8. Read as Latin-1 every byte is a character, and
-# encoding the text again gives the bytes of the file.
+# pyarrow stops for good at a malformed row with bytes that are not UTF-8. Read as Latin-1 every byte is a character,
+# and encoding the text again gives the bytes of the file.
 _ENCODING = "latin-1"
 _MARK = b"\xef\xbb\xbf"
 

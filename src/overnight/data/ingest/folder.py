@@ -150,7 +150,10 @@ class CorpusFolder:
         _write_json(self.partial / _PLAN, plan)
 
     def note(self, progress: dict[str, Any]) -> None:
-        """Record how far the run has come."""
+        """Record how far the run has come.
+
+        Not synced: a record that a loss of power spoils is found out by the digests in it.
+        """
         _write_json(self.partial / _PROGRESS, progress)
 
     def drop_later_shards(self, shards: dict[str, int]) -> None:
@@ -165,7 +168,7 @@ class CorpusFolder:
         for split in SPLITS:
             if (self.path / split).is_dir():
                 sync_folder(self.path / split)
-        _write_json(self.partial / MANIFEST, manifest, indent=1)
+        _write_json(self.partial / MANIFEST, manifest, indent=1, sync=True)
         os.replace(self.partial / MANIFEST, self.path / MANIFEST)
         sync_folder(self.path)
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -178,13 +181,14 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
+def _write_json(path: Path, value: Any, indent: int | None = None, sync: bool = False) -> None:
     aside = path.with_name(path.name + ".new")
     with open(aside, "wb") as file:
         # ASCII: names of files need not be valid Unicode.
         file.write(json.dumps(value, indent=indent).encode("ascii"))
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(aside, path)
 
 
