@@ -16,6 +16,9 @@ from overnight.metrics import bits_per_byte
 BLOCK_BYTES = 10_240
 """Bytes of one block of the confidence interval: long beside the reach of what makes neighbouring bytes alike."""
 
+CALL_BYTES = 8192
+"""Bytes of one call of the model, over all lanes: projected inputs alone take 20 bytes a hidden unit for each."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -80,7 +83,7 @@ def evaluate_heldout(
     stream: ByteStream,
     *,
     lanes: int = 64,
-    length: int = 512,
+    length: int | None = None,
     reset: str = "shard",
     warm_up: int = 512,
     autocast: torch.dtype | None = None,
@@ -101,7 +104,8 @@ def evaluate_heldout(
             evaluation mode meanwhile.
         stream: usually ``Corpus(folder).split("valid")``.
         lanes: B, over all ranks.
-        length: T, bytes a lane and call of the model; the memory depends on it, the result does not.
+        length: T, bytes a lane and call of the model. The memory grows with B·T, the result does not depend on it; None
+            takes about ``CALL_BYTES`` a call.
         reset: zero the state at starts of ``shard``, of ``document``, or ``never``; as in training.
         warm_up: bytes that a lane reads before its own, without scoring them.
         autocast: dtype of ``torch.autocast``; None computes in the model's own.
@@ -118,6 +122,7 @@ def evaluate_heldout(
         ``evaluate_heldout(model, Corpus("my-corpus").split("valid")).bits_per_byte``
     """
     began = time.perf_counter()
+    length = max(1, min(512, CALL_BYTES // max(lanes, 1))) if length is None else length
     windows = HeldOutWindows(stream, lanes=lanes, length=length, reset=reset, warm_up=warm_up, first=first, count=count)
     device = next(model.parameters()).device if device is None else torch.device(device)
     training = model.training
