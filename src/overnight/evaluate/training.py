@@ -18,7 +18,7 @@ def heldout_record(
     final: bool,
     corpus: str,
     split: str = "valid",
-    eval_bytes: int = 1_000_000,
+    eval_bytes: int = 250_000,
     final_bytes: int = 50_000_000,
     lanes: int = 64,
     length: int = 256,

@@ -31,7 +31,7 @@ def byte_lm(
     max_norm: float | None = 1.0,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     reset: Literal["shard", "document", "never"] = "shard",
-    evaluations: int = 10,
+    evaluations: int = 6,
     seed: int = 0,
 ) -> "Run":
     """Train a byte-level language model (a multiplicative LSTM) on a prepared corpus.
