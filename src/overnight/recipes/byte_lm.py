@@ -1,6 +1,7 @@
 """The byte-level language model of Puri et al. 2018, from a laptop to the paper's own job."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +12,7 @@ from overnight.recipes.byte_presets import PRESETS, Preset
 if TYPE_CHECKING:
     from overnight.train.run import Run
 
+PAPER_LR, PAPER_BATCH, PAPER_HORIZON_STEPS = 5e-4, 128, 100_000
 OPTIMIZERS = {"adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
 
 
@@ -21,7 +23,7 @@ def byte_lm(
     micro_batch_size: int | None = None,
     length: int | None = None,
     lr: float | None = None,
-    rule: Literal["preset", "none", "linear", "sqrt", "capped_linear"] = "preset",
+    rule: Literal["preset", "none", "linear", "sqrt", "paper"] = "preset",
     epochs: float | None = None,
     steps: int | None = None,
     minutes: float | None = None,
@@ -47,7 +49,7 @@ def byte_lm(
         micro_batch_size: lanes of one forward and backward on one rank; less memory, same result.
         length: bytes a lane and update (truncated backpropagation; the state is carried on).
         lr: peak rate; given, no rule touches it.
-        rule: how the rate follows the batch.
+        rule: how the rate follows the batch. paper: min(5e-4·B/128, 3e-3), falling over 100,000 steps above 2048.
         epochs: budget in passes over the training split.
         steps: budget in updates.
         minutes: budget in minutes of wall-clock time.
@@ -61,10 +63,11 @@ def byte_lm(
         seed: of weights and data.
     """
     if preset not in PRESETS:
-        raise UserError(f"There is no preset {preset!r}.", f"Choose one of {', '.join(PRESETS)}.")
+        raise UserError(f"There is no preset {preset!r}.", _near(preset, PRESETS))
     base = PRESETS[preset]
     batch = base.batch if batch_size is None else batch_size
     length = base.length if length is None else length
+    rule = base.rule if rule == "preset" else rule
     rate, notes = _rate(base, batch, lr, rule)
     budget = _budget(base, epochs, steps, minutes)
 
@@ -88,7 +91,7 @@ def byte_lm(
         task=partial(LanguageModelTask),
         data=partial(corpus_lanes, corpus=corpus, split="train", length=length, reset=reset),
         optimizer=_optimizer(optimizer, rate, base.beta2),
-        schedule=_schedule(schedule, base, batch, warmup_steps, notes),
+        schedule=_schedule(schedule, base, batch, warmup_steps, rule, notes),
         global_batch_size=batch,
         micro_batch_size=micro_batch_size,
         precision=precision,
@@ -103,6 +106,11 @@ def byte_lm(
     )
 
 
+def _near(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(names)}."
+
+
 def _rate(base: Preset, batch: int, lr: float | None, rule: str) -> tuple[float, list[str]]:
     from overnight.scaling import rules
 
@@ -110,13 +118,15 @@ def _rate(base: Preset, batch: int, lr: float | None, rule: str) -> tuple[float,
         raise UserError(f"A batch of {batch} cannot work.", "Take at least 1.")
     if lr is not None:
         return lr, []
-    chosen = base.rule if rule == "preset" else rule
+    if rule == "paper":
+        rate = rules.capped_linear(PAPER_LR, batch / PAPER_BATCH)
+        return rate, [f"rate {rate:g} = min({PAPER_LR:g} · {batch}/{PAPER_BATCH}, 0.003), the paper's rule"]
     k = batch / base.batch
-    if chosen == "none" or k == 1:
+    if rule == "none" or k == 1:
         return base.lr, []
-    scale: Callable[[float, float], float] = getattr(rules, chosen)
+    scale: Callable[[float, float], float] = getattr(rules, rule)
     rate = scale(base.lr, k)
-    return rate, [f"rate {rate:g}: {base.lr:g} at batch {base.batch}, by the {chosen} rule at batch {batch}"]
+    return rate, [f"rate {rate:g}: {base.lr:g} at batch {base.batch}, by the {rule} rule at batch {batch}"]
 
 
 def _budget(base: Preset, epochs: float | None, steps: int | None, minutes: float | None) -> dict[str, Any]:
@@ -132,7 +142,7 @@ def _optimizer(name: str, rate: float, beta2: float) -> "partial[Any]":
     if "." not in name and name not in OPTIMIZERS:
         raise UserError(
             f"There is no optimizer {name!r}.",
-            f"Choose one of {', '.join(OPTIMIZERS)}, or give an import path such as torch.optim.SGD.",
+            f"{_near(name, OPTIMIZERS)} Or give an import path such as torch.optim.SGD.",
         )
     target = import_object(OPTIMIZERS.get(name, name))
     settings: dict[str, Any] = {"lr": rate}
@@ -143,14 +153,16 @@ def _optimizer(name: str, rate: float, beta2: float) -> "partial[Any]":
     return partial(target, **settings)
 
 
-def _schedule(name: str, base: Preset, batch: int, warmup_steps: int | None, notes: list[str]) -> "partial[Any]":
+def _schedule(
+    name: str, base: Preset, batch: int, warmup_steps: int | None, rule: str, notes: list[str]
+) -> "partial[Any]":
     from overnight.schedule import curves
 
     steps = base.warmup_steps if warmup_steps is None else warmup_steps
     settings: dict[str, Any] = {"warmup_samples": steps * (base.batch if warmup_steps is None else batch)}
-    if base.horizon_steps and batch > 2048 and name == "linear":
-        settings["horizon_samples"] = base.horizon_steps * batch
-        notes.append(f"above batch 2048 the rate falls over {base.horizon_steps:,} steps, whatever the run's length")
+    if rule == "paper" and batch > 2048 and name == "linear":
+        settings["horizon_samples"] = PAPER_HORIZON_STEPS * batch
+        notes.append(f"above batch 2048 the rate falls over {PAPER_HORIZON_STEPS:,} steps, whatever the run's length")
     return partial(getattr(curves, name), **settings)
 
 

@@ -12,11 +12,10 @@ class Preset:
         hidden_size, embedding_size: of the model.
         batch, length: lanes of one update, and bytes a lane and update.
         lr: peak rate at that batch.
-        rule: how the rate follows the batch (``overnight.scaling.rules``).
+        rule: how the rate follows the batch: a name in ``overnight.scaling.rules``, or ``paper``.
         warmup_steps: at that batch; the recipe holds the warm-up in samples.
         beta2: Adam's second beta.
         init, forget_bias: of the cell.
-        horizon_steps: linear decay over so many steps above batch 2048 (the paper's); 0 decays over the run.
         epochs, minutes: budget unless another is given.
     """
 
@@ -31,7 +30,6 @@ class Preset:
     beta2: float = 0.99
     init: str = "orthogonal"
     forget_bias: float = 1.0
-    horizon_steps: int = 0
     epochs: float | None = None
     minutes: float | None = None
 
@@ -39,8 +37,8 @@ class Preset:
 def _paper(hidden_size: int, about: str) -> Preset:
     # Puri et al. 2018: Adam with default betas, 5e-4 a batch of 128 capped at 3e-3, no warm-up, plain initialisation.
     return Preset(
-        about, hidden_size, batch=128, length=256, lr=5e-4, rule="capped_linear", warmup_steps=0, beta2=0.999,
-        init="uniform", forget_bias=0.0, horizon_steps=100_000, epochs=1.0,
+        about, hidden_size, batch=128, length=256, lr=5e-4, rule="paper", warmup_steps=0, beta2=0.999,
+        init="uniform", forget_bias=0.0, epochs=1.0,
     )  # fmt: skip
 
 
