@@ -19,16 +19,16 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "overnight"
-SKIPPED = {".git", ".venv", "build", "dist", "runs", "corpora", "__pycache__"}
+MADE = {"build", "dist", "runs", "corpora", "__pycache__"}
 
 
 def files(*suffixes: str) -> list[Path]:
     """The repository's own files with these suffixes (all when none is given), without environments and builds."""
     found = []
     for path in sorted(ROOT.rglob("*")):
-        parts = path.relative_to(ROOT).parts
-        ours = not SKIPPED.intersection(parts) and not any(part.endswith(("_cache", ".egg-info")) for part in parts)
-        if ours and path.is_file() and (not suffixes or path.suffix in suffixes):
+        folders = path.relative_to(ROOT).parts[:-1]
+        made = MADE.intersection(folders) or any(name[0] == "." and name not in (".ci", ".github") for name in folders)
+        if not made and path.is_file() and (not suffixes or path.suffix in suffixes):
             found.append(path)
     return found
 
@@ -45,6 +45,12 @@ def test_no_python_file_is_over_400_lines() -> None:
     lengths = {relative(path): len(path.read_text().splitlines()) for path in files(".py")}
     assert len(lengths) > 20
     assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_examples_are_at_most_60_lines() -> None:
+    lengths = {relative(path): len(path.read_text().splitlines()) for path in (ROOT / "examples").glob("*.py")}
+    assert lengths
+    assert {name: length for name, length in lengths.items() if length > 60} == {}
 
 
 def test_every_module_is_on_a_floor() -> None:
@@ -73,7 +79,7 @@ def test_optional_libraries_are_imported_only_inside_functions() -> None:
         found = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
         if found and found[2] != "dev":
             optional.add(names.get(found[1], found[1]))
-    assert {"matplotlib", "sklearn", "zstandard"} <= optional
+    assert {"jinja2", "sklearn", "zstandard"} <= optional
     assert {
         relative(path): sorted(optional & top_level_imports(path))
         for path in modules()
@@ -127,7 +133,9 @@ def tree_paths(text: str) -> list[str]:
     A name that hangs on no branch of its own (``│   gates.py``) is inside the branch above it.
     """
     paths: list[str] = []
-    for tree in re.findall(r"^```[^\n]*\n([^`]*├──[^`]*)^```", text, re.MULTILINE):
+    for tree in re.findall(r"^```[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if "├──" not in tree:
+            continue
         above: list[str] = []
         for line in tree.splitlines():
             found = re.match(r"([ │├└─]*)([\w.-]+(?:/[\w.-]+)*/?)(?:\s|$)", line)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
+import overnight
 from overnight.cli.doctor import main
 from overnight.doctor import Examination, examine
 from overnight.doctor.accelerators import Accelerator, Torch
@@ -48,13 +49,26 @@ def test_rates_are_measured_in_both_dtypes_and_agree_with_a_stopwatch() -> None:
         assert seconds >= 0.05, "each of the four measurements takes at least its share of the time"
 
 
-def test_the_table_of_optional_libraries_is_pyprojects() -> None:
-    declared = set()
-    for requirement in requires("overnight") or []:
-        found = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
-        if found and found[2] != "dev":
-            declared.add((found[1].lower(), found[2]))
-    assert {(name, extra) for name, extra, _ in OPTIONAL} == declared
+def declared_extras() -> dict[str, str]:
+    """Distribution → extra, from pyproject.toml."""
+    found = (
+        re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement) for requirement in requires("overnight") or []
+    )
+    return {match[1].lower(): match[2] for match in found if match and match[2] != "dev"}
+
+
+def test_the_table_is_what_the_package_imports_and_pyproject_declares() -> None:
+    declared = declared_extras()
+    assert {(name, extra) for name, extra, _ in OPTIONAL} <= set(declared.items())
+    modules = {"scikit-learn": "sklearn", "tensorboard": "torch.utils.tensorboard"}
+    imported = set()
+    for path in Path(overnight.__file__).parent.rglob("*.py"):
+        source = path.read_text()
+        for name in declared:
+            module = re.escape(modules.get(name, name))
+            if re.search(rf"^\s*(?:import|from) {module}\b", source, re.MULTILINE):
+                imported.add(name)
+    assert {name for name, _, _ in OPTIONAL} == imported
 
 
 def test_a_missing_library_has_no_version_and_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

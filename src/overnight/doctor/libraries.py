@@ -4,18 +4,11 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-# (distribution, extra, what it is for). A test holds this equal to pyproject.toml.
+# (distribution, extra, what it is for): all that the package imports beyond its requirements, which a test checks.
 OPTIONAL = (
-    ("matplotlib", "report", "curves in reports"),
     ("jinja2", "report", "the report's page"),
-    ("tokenizers", "text", "subword vocabularies"),
-    ("sacrebleu", "text", "BLEU"),
-    ("scikit-learn", "eval", "classifiers on features"),
-    ("starlette", "serve", "the playground page"),
-    ("uvicorn", "serve", "the playground page"),
-    ("tensorboard", "track", "TensorBoard logs"),
+    ("tensorboard", "track", "TensorBoard logs (--tensorboard)"),
     ("zstandard", "zstd", "reading .zst files"),
-    ("triton", "gpu", "GPU kernels"),
 )
 
 
@@ -30,7 +23,7 @@ class Library:
 
 
 def examine_libraries() -> tuple[Library, ...]:
-    """Every optional library that this Python and system could use."""
+    """Every optional library that this Python has a use for."""
     return tuple(
         Library(name, extra, purpose, installed_version(name)) for name, extra, purpose in OPTIONAL if _applies(name)
     )
@@ -45,8 +38,5 @@ def installed_version(distribution: str) -> str | None:
 
 
 def _applies(name: str) -> bool:
-    if name == "triton":
-        return sys.platform == "linux"
-    if name == "zstandard":  # Python 3.14 reads Zstandard by itself
-        return sys.version_info < (3, 14)
-    return True
+    # Python 3.14 reads Zstandard by itself.
+    return name != "zstandard" or sys.version_info < (3, 14)
