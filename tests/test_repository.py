@@ -1,10 +1,10 @@
 """What holds for the repository as a whole: sizes, floors, light imports, nothing tied to one machine."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
-import time
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -185,17 +185,12 @@ def test_help_is_fast_and_loads_no_torch(arguments: list[str]) -> None:
         "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
         f"from overnight.cli import main; sys.exit(main({arguments!r}))"
     )
-    seconds = []
-    while len(seconds) < 5:
-        start = time.perf_counter()
-        done = run_python(code)
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == "False\n"
-        assert done.stdout.strip()
-        if min(seconds) < 0.5:
-            return
-    # The quickest of five, as timeit does: the others measure what else this machine was doing.
-    pytest.fail(
-        f"overnight {' '.join(arguments)} took {min(seconds):.2f} s at best, of {[f'{s:.2f}' for s in seconds]}"
-    )
+    before = os.times()
+    done = run_python(code)
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "False\n"
+    assert done.stdout.strip()
+    # Processor time: on an idle machine the clock shows the same, on a busy one it shows what else runs.
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    assert seconds < 0.5
