@@ -16,3 +16,7 @@ class UserError(Exception):
         super().__init__(f"{problem} {remedy}".strip())
         self.problem = problem
         self.remedy = remedy
+
+
+class ElsewhereError(UserError):
+    """A UserError of another rank, raised on this one too so that all stop together; that rank prints it."""

@@ -4,7 +4,7 @@ import importlib
 import sys
 
 import overnight
-from overnight.errors import UserError
+from overnight.errors import ElsewhereError, UserError
 
 COMMANDS = {
     "prepare": "text, json, csv or parquet → a corpus folder",
@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"overnight: {error}", file=sys.stderr)
+        if not isinstance(error, ElsewhereError):
+            print(f"overnight: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if debug:

@@ -11,13 +11,15 @@ from overnight.errors import UserError
 
 
 def print_outcome(folder: Path, summary: dict[str, Any]) -> int:
-    """Print the outcome on rank 0; returns the exit code."""
-    if int(os.environ.get("RANK", "0")) != 0:
-        return 0
+    """Print the outcome on rank 0; returns the exit code, on every rank."""
+    main = os.environ.get("RANK", "0") == "0"
     console = Console(highlight=False)
     if summary["state"] == "stopped":
-        console.print(f"{summary['reason']} Go on with it:\n  overnight train {folder} --resume", soft_wrap=True)
+        if main:
+            console.print(f"{summary['reason']} Go on with it:\n  overnight train {folder} --resume", soft_wrap=True)
         return 130 if "SIGINT" in summary["reason"] else 143
+    if not main:
+        return 0
     text = _last_sample(folder)
     if text:
         console.rule("a sample")
@@ -61,5 +63,5 @@ def _report(folder: Path) -> Path | None:
         from overnight.report import write_report
 
         return Path(write_report([folder]))
-    except UserError:
+    except (UserError, OSError):  # the model is saved all the same
         return None

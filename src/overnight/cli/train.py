@@ -1,16 +1,22 @@
 """`overnight train`: a recipe, a run folder to resume, or a run.json to run again."""
 
 import inspect
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from overnight.errors import UserError
+from overnight.errors import ElsewhereError, UserError
+
+if TYPE_CHECKING:
+    from overnight.train.run import Run
 
 USAGE = """usage: overnight train RECIPE [ARGUMENTS]      train (overnight train RECIPE --help shows what it takes)
        overnight train RUN --resume           go on with a run
@@ -40,48 +46,82 @@ class Launch:
 
 def main(argv: list[str]) -> int:
     """Parse, train, and say what came of it."""
-    from overnight.recipes import RECIPES, find
+    from overnight.recipes import RECIPES
 
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE.format(recipes=", ".join(RECIPES)))
         return 0
-    target, rest = argv[0], argv[1:]
-    if target in RECIPES or not Path(target).exists():
-        launch, build = _parse_recipe(target, find(target), rest)
-        run, folder = None, launch.out
-    else:
-        launch = tyro.cli(Launch, args=rest, prog=f"overnight train {target}", description="Resume or repeat a run.")
-        run, folder = _from_folder(Path(target), launch)
-        build = None
-    if folder is None:
-        folder = _default_folder(target)
+    with _one_voice():
+        launch, folder, build = _parse(argv[0], argv[1:])
 
-    from overnight.train.distributed import restarted_by_torchrun
-    from overnight.train.launch import Options, train
-    from overnight.train.run import Run
+        from overnight.train.distributed import restarted_by_torchrun
+        from overnight.train.launch import Options, train
 
-    resume = launch.resume or (restarted_by_torchrun() and (folder / "run.json").is_file())
-    if build is not None:
-        if resume:
-            from overnight.train.checkpoint import read_run_json
-
-            run = Run.from_json(read_run_json(folder)["run"])
-        else:
-            run = build()
-    assert run is not None
-    for assignment in launch.set:
-        run = run.with_setting(assignment)
-    options = Options(
-        resume=resume,
-        checkpoint=launch.checkpoint,
-        device=launch.device,
-        tensorboard=launch.tensorboard,
-        command=("overnight", "train", *argv),
-    )
+        restarted = restarted_by_torchrun() and (folder / "run.json").is_file()
+        resume = launch.resume or restarted
+        if launch.checkpoint != "last" and not resume:
+            raise UserError(f"--checkpoint {launch.checkpoint} is for a run that is resumed.", "Add --resume.")
+        run = _read_run(folder) if resume else build()
+        for assignment in launch.set:
+            run = run.with_setting(assignment)
+        options = Options(
+            resume=resume,
+            checkpoint="last" if restarted else launch.checkpoint,
+            device=launch.device,
+            tensorboard=launch.tensorboard,
+            command=("overnight", "train", *argv),
+        )
     summary = train(run, folder, options)
     from overnight.cli.outcome import print_outcome
 
     return print_outcome(folder, summary)
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Under torchrun, before the ranks know each other, all of them find the same mistakes: one of each host says them.
+
+    It does so undisturbed: torchrun sends SIGTERM to the other ranks as soon as one has failed.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise ElsewhereError(error.problem, error.remedy) from error
+        raise
+    signal.signal(signal.SIGTERM, before)
+
+
+def _parse(target: str, argv: list[str]) -> tuple[Launch, Path, Callable[[], "Run"]]:
+    """The launch options, the run folder, and what makes the run."""
+    from overnight.recipes import RECIPES, find
+
+    path = Path(target)
+    if target in RECIPES or not path.exists():
+        if target not in RECIPES and ("--resume" in argv or len(path.parts) > 1):
+            raise UserError(f"{target} does not exist.", "Name a recipe (see: overnight list), a run or a run.json.")
+        launch, build = _parse_recipe(target, find(target), argv)
+        if launch.resume and launch.out is None:
+            raise UserError("--resume needs the run to go on with.", "Name it: overnight train RUN --resume.")
+        return launch, launch.out or _default_folder(target), build
+    launch = tyro.cli(Launch, args=argv, prog=f"overnight train {target}", description="Resume or repeat a run.")
+    if path.is_file():
+        if launch.resume:
+            raise UserError(f"{path} is a file.", f"Name the run folder: overnight train {path.parent} --resume.")
+        return launch, launch.out or _default_folder(path.resolve().parent.name), lambda: _read_run(path)
+    if launch.out is not None:
+        raise UserError("--resume goes on in the run's own folder.", "Leave out --out.")
+    if not launch.resume:
+        _read_run(path)
+        raise UserError(
+            f"{path} is a run folder.",
+            f"Go on with it: overnight train {path} --resume; or run it again: overnight train {path / 'run.json'}.",
+        )
+    return launch, path, lambda: _read_run(path)
 
 
 def _parse_recipe(name: str, recipe: Callable[..., Any], argv: list[str]) -> tuple[Launch, Callable[[], Any]]:
@@ -102,31 +142,17 @@ def _parse_recipe(name: str, recipe: Callable[..., Any], argv: list[str]) -> tup
     return chosen, lambda: recipe(**arguments)
 
 
-def _from_folder(path: Path, launch: Launch) -> tuple[Any, Path | None]:
-    """A run folder to resume, or a run.json to run again in a new folder."""
+def _read_run(path: Path) -> "Run":
+    """The run of a run folder or a run.json."""
     from overnight.train.checkpoint import read_run_json
     from overnight.train.run import Run
 
-    settings = read_run_json(path)
-    run = Run.from_json(settings["run"])
-    if path.is_file():
-        return run, launch.out
-    if not launch.resume:
-        raise UserError(
-            f"{path} is a run folder.",
-            f"Go on with it: overnight train {path} --resume; or run it again: overnight train {path / 'run.json'}.",
-        )
-    if launch.out is not None:
-        raise UserError("--resume goes on in the run's own folder.", "Leave out --out.")
-    return run, path
+    return Run.from_json(read_run_json(path)["run"])
 
 
-def _default_folder(target: str) -> Path:
-    import os
-
+def _default_folder(stem: str) -> Path:
     if "RANK" in os.environ:
         raise UserError("Under torchrun every rank must write to one folder.", "Give it with --out.")
-    stem = Path(target).parent.name if Path(target).is_file() else target
     return Path("runs") / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 

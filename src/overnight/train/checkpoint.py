@@ -1,7 +1,6 @@
 """Checkpoints: everything a run needs to go on bit for bit (docs/run-folder.md)."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from overnight.errors import UserError
-from overnight.train.folder import verify_folder, write_folder, write_json
+from overnight.train.folder import remove_folder, verify_folder, write_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,11 @@ GROUPS = ("model", "optimizer", "carry", "rng")
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
-    """Write ``folder/<step>``, then remove old checkpoints, but for the last ``keep_last`` and the best."""
+    """Write ``folder/<step>``, mark it if it is the best, then remove all but the best and the last ``keep_last``.
+
+    Raises:
+        UserError: if it cannot be written; the checkpoints before it are as they were.
+    """
 
     def fill(aside: Path) -> None:
         for group in GROUPS:
@@ -49,10 +52,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep_last: int) -> Pat
 
     path = folder / f"{checkpoint.state['step']:08d}"
     write_folder(path, fill)
+    _follow_best(folder, checkpoint.state.get("best"))
     best = best_step(folder)
     for old in list_checkpoints(folder)[:-keep_last]:
         if int(old.name) != best:
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
     return path
 
 
@@ -60,20 +64,41 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
+    return sorted((path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name)
 
 
 def best_step(folder: Path) -> int | None:
     """The step of the best checkpoint, if one was marked."""
     try:
         return int(json.loads((folder / "best.json").read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def mark_best(folder: Path, step: int, bits_per_byte: float) -> None:
     """Say which checkpoint is the best so far."""
     write_json(folder / "best.json", {"step": step, "bits_per_byte": bits_per_byte})
+
+
+def _follow_best(folder: Path, best: Mapping[str, Any] | None) -> None:
+    """Let best.json say what a training state says, if that checkpoint is there to be used."""
+    if best is not None and best["step"] != best_step(folder) and (folder / f"{best['step']:08d}").is_dir():
+        mark_best(folder, best["step"], best["bits_per_byte"])
+
+
+def drop_after(folder: Path, step: int, best: Mapping[str, Any] | None) -> None:
+    """Remove what comes after a checkpoint that a run goes on from: its steps are about to be made again."""
+    for path in list_checkpoints(folder):
+        if int(path.name) > step:
+            remove_folder(path)
+    marked = best_step(folder)
+    if marked is not None and (best is None or marked > step):
+        (folder / "best.json").unlink(missing_ok=True)
+    _follow_best(folder, best)
 
 
 def choose_checkpoint(run: Path, which: str) -> Path:
@@ -114,10 +139,8 @@ def load_checkpoint(path: Path, groups: tuple[str, ...] = GROUPS) -> Checkpoint:
             return Checkpoint(**read, state=state)
         except (OSError, ValueError, SafetensorError) as error:
             problem = str(error)
-    before = [other.name for other in list_checkpoints(path.parent) if other.name < path.name]
-    remedy = (
-        f"Use the one before it: --checkpoint {int(before[-1])}." if before else "There is none before it; start anew."
-    )
+    before = [int(other.name) for other in list_checkpoints(path.parent) if int(other.name) < int(path.name)]
+    remedy = f"Use the one before it: --checkpoint {before[-1]}." if before else "There is none before it; start anew."
     raise UserError(f"Checkpoint {path} is damaged: {problem}.", remedy)
 
 
@@ -149,11 +172,24 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
             if isinstance(value, Tensor):
                 tensors[f"{index}.{key}"] = value
             else:
-                plain["state"].setdefault(str(index), {})[key] = value
+                plain["state"].setdefault(str(index), {})[key] = _plain(optimizer, key, value)
     for number, group in enumerate(packed["param_groups"]):
-        plain["param_groups"].append({key: value for key, value in group.items() if not isinstance(value, Tensor)})
+        kept = {key: _plain(optimizer, key, value) for key, value in group.items() if not isinstance(value, Tensor)}
+        plain["param_groups"].append(kept)
         tensors.update({f"group.{number}.{key}": value for key, value in group.items() if isinstance(value, Tensor)})
     return tensors, plain
+
+
+def _plain(optimizer: torch.optim.Optimizer, key: str, value: Any) -> Any:
+    try:
+        json.dumps(value)
+    except TypeError:
+        name = type(optimizer).__name__
+        raise UserError(
+            f"{name} keeps {key!r} as a {type(value).__name__}, which a checkpoint cannot hold without a pickle.",
+            "Choose an optimizer whose state is tensors and plain numbers.",
+        ) from None
+    return value
 
 
 def unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,6 +257,8 @@ def read_run_json(run: Path) -> dict[str, Any]:
         raise UserError(f"{run} is not a run folder (it has no run.json).", "Give the --out folder of a run.") from None
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} cannot be read: {error}.", "Restore it from a copy.") from None
+    if found == FORMAT and not isinstance(settings.get("run"), dict):
+        raise UserError(f"{path} does not hold a run.", "Restore it from a copy.")
     if found != FORMAT:
         raise UserError(f"{path} has format {found!r}; this version reads {FORMAT!r}.", "Use the one that wrote it.")
     return settings

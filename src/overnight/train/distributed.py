@@ -1,17 +1,20 @@
 """Ranks: what torchrun started, and the few collectives the trainer needs beside DDP's own."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from overnight.errors import UserError
+from overnight.errors import ElsewhereError, UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,41 @@ class World:
         if self.world_size > 1:
             dist.all_reduce(value, op)
         return value
+
+    def sum(self, value: int) -> int:
+        """Of a whole number over the ranks."""
+        if self.world_size == 1:
+            return value
+        return int(self.all_reduce(torch.tensor(value, device=self.device)).item())
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do something on every rank; if one fails, all do, so that none waits for a rank that is gone.
+
+        ``work`` itself must not communicate.
+
+        Raises:
+            UserError: the first failing rank's; on the other ranks as an ``ElsewhereError``.
+        """
+        failure: UserError | None = None
+        try:
+            result = work()
+        except UserError as error:
+            failure = error
+        if self.world_size > 1:
+            mine = torch.tensor(self.world_size if failure is None else self.rank, device=self.device)
+            first = int(self.all_reduce(mine, dist.ReduceOp.MIN).item())
+            if first < self.world_size:
+                box = [(failure.problem, failure.remedy) if failure is not None else None]
+                dist.broadcast_object_list(box, src=first, device=self.device)
+                if self.rank != first and box[0] is not None:
+                    raise ElsewhereError(*box[0]) from failure
+        if failure is not None:
+            raise failure
+        return result
+
+    def on_main(self, work: Callable[[], T]) -> T | None:
+        """Do something on rank 0 only (None elsewhere); if it fails there, it fails on every rank."""
+        return self.together(lambda: work() if self.is_main else None)
 
     def broadcast_object(self, value: Any) -> Any:
         """Rank 0's value, on every rank (small objects of our own making only)."""
@@ -77,30 +115,36 @@ class World:
             dist.barrier()
 
 
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def restarted_by_torchrun() -> bool:
     """Whether torchrun started this process again after a failure or a change of membership."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def ignore_sigterm() -> None:
+    """Let this process say how it ended: as soon as one rank has, torchrun sends SIGTERM to those that are slower.
+
+    It kills what is still there after 30 seconds.
+    """
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager
 def start_world(device: str = "auto") -> Iterator[World]:
     """Join the other ranks if torchrun started us (NCCL on CUDA, gloo on CPU), and leave them at the end.
 
+    Args:
+        device: ``auto`` (CUDA where there is one, else the CPU), ``cpu`` or ``cuda``.
+
     Raises:
         UserError: for a device that this machine does not have.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device={device} was asked for, but torch sees no CUDA device.", "Use --device cpu.")
-    chosen = torch.device(f"cuda:{local_rank}") if kind == "cuda" else torch.device(kind)
-    if chosen.type == "cuda":
-        if chosen.index is not None and chosen.index >= torch.cuda.device_count():
-            raise UserError(
-                f"Rank {local_rank} of this host has no GPU: there are {torch.cuda.device_count()}.",
-                "Start at most one process a GPU (torchrun --nproc-per-node).",
-            )
-        torch.cuda.set_device(chosen)
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield World(0, 1, chosen)
         return
@@ -109,4 +153,23 @@ def start_world(device: str = "auto") -> Iterator[World]:
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
+        if under_torchrun():
+            ignore_sigterm()
         dist.destroy_process_group()
+
+
+def _device(wanted: str, local_rank: int) -> torch.device:
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(f"{wanted!r} is not a device to train on.", "Choose auto, cpu or cuda.")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda was asked for, but torch sees no CUDA device.", "Use --device cpu.")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"Rank {local_rank} of this host has no GPU: there are {torch.cuda.device_count()}.",
+            "Start at most one process a GPU (torchrun --nproc-per-node).",
+        )
+    chosen = torch.device(f"cuda:{local_rank}")
+    torch.cuda.set_device(chosen)
+    return chosen

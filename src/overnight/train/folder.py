@@ -4,30 +4,38 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from overnight.errors import UserError
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Replace a JSON file in one go."""
+    """Replace a JSON file in one go.
+
+    Raises:
+        UserError: if it cannot be written; the file is as it was.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    with _told(path):
+        try:
+            with aside.open("w", encoding="utf-8") as file:
+                json.dump(data, file, indent=1)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+        _sync_folder(path.parent)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder in one go.
+    """Make a folder in one go; one that is there is replaced.
 
     ``fill`` writes its files into a folder aside; then ``digest.json`` is added, all is synced and renamed.
 
@@ -35,40 +43,63 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         UserError: if the disk is full or the place cannot be written; what was written aside is removed.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
-        fill(aside)
-        digests = {file.name: sha256(file) for file in sorted(aside.iterdir())}
-        (aside / "digest.json").write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
-        for file in aside.iterdir():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        _sync_folder(aside)
-        if path.exists():
-            shutil.rmtree(path)
-        aside.rename(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}).", "Free some space or choose another --out."
-        ) from error
-    finally:
+    replaced = _replaced(path)
+    with _told(path):
         shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+        try:
+            aside.mkdir(parents=True)
+            fill(aside)
+            digests = {file.name: sha256(file) for file in sorted(aside.iterdir())}
+            digest = aside / "digest.json"
+            digest.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+            for file in aside.iterdir():
+                file.chmod(digest.stat().st_mode)  # safetensors lets only the owner read what it writes
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+            _sync_folder(aside)
+            if path.exists():
+                path.rename(replaced)
+            aside.rename(path)
+            _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Take a folder's name away first, so that half of it is never taken for the whole."""
+    doomed = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def clean_up(parent: Path) -> None:
+    """Put right what a process that was killed in one of these functions left in a folder."""
+    for leftover in list(parent.glob(".*")):
+        if not leftover.is_dir():
+            leftover.unlink(missing_ok=True)
+            continue
+        name, _, kind = leftover.name[1:].rpartition(".")
+        if kind == "replaced" and not (parent / name).exists():
+            leftover.rename(parent / name)  # killed between the two renames
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def verify_folder(path: Path) -> str | None:
     """What is wrong with a folder that ``write_folder`` made, in words; None if nothing is."""
     try:
         digests = json.loads((path / "digest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        for name, expected in digests.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if sha256(file) != expected:
+                return f"{name} does not match its digest"
+    except (OSError, ValueError, AttributeError):
         return "digest.json is missing or unreadable"
-    for name, expected in digests.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if sha256(file) != expected:
-            return f"{name} does not match its digest"
     return None
 
 
@@ -79,6 +110,24 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _replaced(path: Path) -> Path:
+    return path.with_name(f".{path.name}.replaced")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """An error of the file system as one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors has no OSError: its message reads "… I/O error: No space left on device (os error 28)"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rpartition(": ")[2]
+        raise UserError(
+            f"{path} cannot be written ({reason}).",
+            "Free some space there, or make it writable; a run goes on with --resume.",
+        ) from error
 
 
 def _sync_folder(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import os
 import platform
-from contextlib import ExitStack
+import signal
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,14 @@ from typing import Any
 import torch
 
 from overnight.errors import UserError
-from overnight.train.batches import BatchPlan, plan_batches
 from overnight.train.budget import Budget
-from overnight.train.checkpoint import choose_checkpoint
+from overnight.train.build import Parts, build
 from overnight.train.console import ConsoleSink, print_prologue
 from overnight.train.distributed import World, start_world
 from overnight.train.folder import write_json
-from overnight.train.host import catch_signals, keep_freed_memory, set_threads
+from overnight.train.host import StoppedError, catch_signals, keep_freed_memory, set_threads
 from overnight.train.loop import Loop
-from overnight.train.precision import Precision, choose_precision
-from overnight.train.record import JsonlSink, Sink, TensorBoardSink
+from overnight.train.record import JsonlSink, Sink, TensorBoardSink, finite, summary_writer
 from overnight.train.run import Run
 from overnight.train.run_folder import open_run, start_run
 from overnight.train.state import State, restore
@@ -57,128 +56,139 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
 
     Raises:
         UserError: for settings that cannot work, a folder that holds another run, or a run that keeps giving
-            non-finite losses. What was saved stays.
+            non-finite losses. What was saved stays. Where one of several ranks has the reason, the others raise its
+            twin ``ElsewhereError``.
     """
-    options = options or Options()
-    run.check()
-    folder = Path(folder)
-    with start_world(options.device) as world, catch_signals() as stop, ExitStack() as stack:
-        resuming = world.broadcast_object(open_run(folder, options.resume) if world.is_main else None)
+    options, folder = options or Options(), Path(folder)
+    with start_world(options.device) as world, ExitStack() as stack:
+        world.together(run.check)
+        resuming = bool(world.broadcast_object(world.on_main(lambda: open_run(folder, options.resume, stack))))
         threads = set_threads(run.threads)
         keep_freed_memory()
-        precision = choose_precision(world.device, run.precision)
-        plan = plan_batches(run.global_batch_size, world.world_size, run.micro_batch_size)
-        data = run.data(lanes=run.global_batch_size, seed=run.seed)
-        _agree_on_data(data, world)
-        torch.manual_seed(run.seed)
-        model = run.model().to(world.device)
-        task = run.task(model=model).to(world.device)
-        task.train()
-        optimizer = _optimizer(run, model)
+        parts = world.together(lambda: build(run, world))
+        _agree_on_data(parts.data, world)
         torch.manual_seed(run.seed + 1 + world.rank)
-        state = State(task.initial_carry(run.global_batch_size // world.world_size))
-        stepper = Stepper(task, optimizer, world, precision, run.max_norm)
-        budget = Budget(run, data.steps_per_epoch)
+        state = State(parts.task.initial_carry(run.global_batch_size // world.world_size))
+        stepper = Stepper(parts.task, parts.optimizer, world, parts.precision, run.max_norm)
+        budget = Budget(run, parts.data.steps_per_epoch)
         if resuming:
-            path = choose_checkpoint(folder, options.checkpoint) if world.is_main else None
-            restore(path, state, stepper, world, run.global_batch_size)
+            decided = set(run.optimizer.keywords) - {"lr"}
+            restore(folder, options.checkpoint, state, stepper, world, run.global_batch_size, decided)
             budget.observe(state.applied, state.seconds)
-        derived = _derived(run, optimizer, plan, precision, data, budget, threads, world.device)
         sinks: list[Sink] = []
-        if world.is_main:
-            start_run(folder, run, derived, options.command, state.step if resuming else None)
-            sinks.append(JsonlSink(folder))
+
+        def start() -> None:
             if options.tensorboard:
-                sinks.append(TensorBoardSink(folder))
-        loop = Loop(run, folder, world, plan, stepper, data, budget, state, sinks, stop)
+                summary_writer()
+            derived = _derived(run, parts, budget, threads, world)
+            start_run(folder, run, derived, options.command, state if resuming else None, stack)
+            _add(sinks, JsonlSink(folder), stack)
+            if options.tensorboard:
+                _add(sinks, TensorBoardSink(folder, state.step), stack)
+            if not options.quiet:
+                print_prologue(run, folder, derived, state.step)
+
+        world.on_main(start)
+        stop = stack.enter_context(catch_signals())
+        loop = Loop(run, folder, world, parts.plan, stepper, parts.data, budget, state, sinks, stop, parts.peaks)
         if world.is_main and not options.quiet:
-            print_prologue(run, folder, derived, state.step)
-            sinks.append(ConsoleSink(lambda: budget.fraction(state.step, state.seconds), loop.seconds_left))
-        for sink in sinks:
-            stack.callback(sink.close)
+            shown = ConsoleSink(lambda: budget.fraction(state.step, state.seconds), loop.seconds_left)
+            _add(sinks, shown, stack)
         try:
             ended = loop()
         except UserError as error:
-            if world.is_main:
-                _write_summary(loop, "failed", error.problem, final=None, baselines=[])
+            with suppress(UserError):  # the disk may be full
+                _write_summary(loop, "failed", error.problem)
             raise
         if ended == "stopped":
-            name = stop.signal.name if stop.signal else "another rank"
-            reason = f"Stopped by {name} at step {state.step:,}; saved."
-            return _write_summary(loop, "stopped", reason, final=None, baselines=[])
-        final: dict[str, Any] | None = None
-        baselines: list[dict[str, Any]] = []
-        if world.is_main and run.evaluate is not None:
-            model.eval()
-            final = {"step": state.step} | run.evaluate(model=model, autocast_dtype=precision.dtype, final=True)
-            baselines = run.baselines() if run.baselines is not None else []
-        return _write_summary(loop, "finished", "The budget is used up.", final, baselines)
+            return world.together(lambda: _write_summary(loop, "stopped", _stopped(loop, "; saved")))
+        try:
+            return _sum_up(loop)
+        except StoppedError:
+            return _write_summary(loop, "stopped", _stopped(loop, " in the final evaluation; the model is saved"))
+
+
+def _add(sinks: list[Sink], sink: Sink, stack: ExitStack) -> None:
+    sinks.append(sink)
+    stack.callback(sink.close)
 
 
 def _agree_on_data(data: Any, world: World) -> None:
     """Every host reads its own copy of the data; they must be the same."""
     digest = getattr(data, "digest", None)
-    if digest != world.broadcast_object(digest):
-        raise UserError(
-            f"Rank {world.rank} reads a corpus other than rank 0's (digest {str(digest)[:12]}).",
-            "Copy one corpus to every host.",
-        )
+    main = world.broadcast_object(digest)
+
+    def compare() -> None:
+        if digest != main:
+            raise UserError(
+                f"Rank {world.rank} reads a corpus other than rank 0's (digest {str(digest)[:12]}).",
+                "Copy one corpus to every host.",
+            )
+
+    world.together(compare)
 
 
-def _optimizer(run: Run, model: torch.nn.Module) -> torch.optim.Optimizer:
-    try:
-        optimizer: torch.optim.Optimizer = run.optimizer(params=[p for p in model.parameters() if p.requires_grad])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"The optimizer does not accept its settings: {error}.", "See --set optimizer.NAME=VALUE."
-        ) from None
-    return optimizer
-
-
-def _derived(
-    run: Run,
-    optimizer: torch.optim.Optimizer,
-    plan: BatchPlan,
-    precision: Precision,
-    data: Any,
-    budget: Budget,
-    threads: int,
-    device: torch.device,
-) -> dict[str, Any]:
+def _derived(run: Run, parts: Parts, budget: Budget, threads: int, world: World) -> dict[str, Any]:
     """What follows from the settings, for the record and for the eye."""
+    cuda = world.device.type == "cuda"
     return {
-        "parameters": sum(p.numel() for group in optimizer.param_groups for p in group["params"]),
-        "batch": str(plan),
-        "world_size": plan.world_size,
-        "steps_per_epoch": data.steps_per_epoch,
+        "parameters": sum(p.numel() for group in parts.optimizer.param_groups for p in group["params"]),
+        "batch": str(parts.plan),
+        "world_size": world.world_size,
+        "steps_per_epoch": parts.data.steps_per_epoch,
         "total_steps": budget.steps,
-        "tokens_per_step": run.global_batch_size * getattr(data, "length", 1),
-        "lr": float(optimizer.param_groups[0]["lr"]),
-        "precision": precision.name,
-        "precision_reason": precision.reason,
-        "corpus_digest": getattr(data, "digest", None),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "tokens_per_step": run.global_batch_size * getattr(parts.data, "length", 1),
+        "lr": parts.peaks[0],
+        "precision": parts.precision.name,
+        "precision_reason": parts.precision.reason,
+        "corpus_digest": getattr(parts.data, "digest", None),
+        "device": torch.cuda.get_device_name(world.device) if cuda else platform.machine(),
         "threads": threads,
         "cores": os.cpu_count(),
     }
 
 
+def _stopped(loop: Loop, what: str) -> str:
+    name = (loop.stopped_by or loop.stop.signal or signal.SIGTERM).name
+    return f"Stopped by {name} at step {loop.state.step:,}{what}."
+
+
+def _sum_up(loop: Loop) -> dict[str, Any]:
+    """The final evaluation, on rank 0; the others may leave."""
+    run = loop.run
+    final: dict[str, Any] | None = None
+    baselines: list[dict[str, Any]] = []
+    if loop.world.is_main and run.evaluate is not None:
+        model = loop.stepper.task.model.eval()
+        with loop.stop.at_once():
+            found = run.evaluate(model=model, autocast_dtype=loop.stepper.precision.dtype, final=True)
+            baselines = run.baselines() if run.baselines is not None else []
+        final = {"step": loop.state.step} | found
+    return _write_summary(loop, "finished", "The budget is used up.", final, baselines)
+
+
 def _write_summary(
-    loop: Loop, ended: str, reason: str, final: dict[str, Any] | None, baselines: list[dict[str, Any]]
+    loop: Loop,
+    ended: str,
+    reason: str,
+    final: dict[str, Any] | None = None,
+    baselines: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     state = loop.state
-    summary = {
-        "state": ended,
-        "reason": reason,
-        "step": state.step,
-        "samples": state.step * loop.run.global_batch_size,
-        "tokens": state.tokens,
-        "seconds": round(state.seconds, 3),
-        "skipped": state.skipped,
-        "best": state.best,
-        "final": final,
-        "baselines": baselines,
-    }
+    summary: dict[str, Any] = finite(
+        {
+            "state": ended,
+            "reason": reason,
+            "step": state.step,
+            "samples": state.step * loop.run.global_batch_size,
+            "tokens": state.tokens,
+            "seconds": round(state.seconds, 3),
+            "skipped": state.skipped,
+            "best": state.best,
+            "final": final,
+            "baselines": baselines or [],
+        }
+    )
     if loop.world.is_main:
         write_json(loop.folder / "summary.json", summary)
     return summary

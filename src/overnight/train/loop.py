@@ -2,6 +2,7 @@
 parts are for that."""
 
 import math
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from overnight.errors import UserError
 from overnight.metrics import bits_per_byte
 from overnight.train.batches import BatchPlan
 from overnight.train.budget import Budget
-from overnight.train.checkpoint import mark_best, save_checkpoint
+from overnight.train.checkpoint import flatten_optimizer, save_checkpoint
 from overnight.train.distributed import World
-from overnight.train.host import StopRequest
+from overnight.train.host import StoppedError, StopRequest
 from overnight.train.record import Meter, Sink, StepRecord
 from overnight.train.run import Run
 from overnight.train.state import State, capture
@@ -33,7 +34,9 @@ class Loop:
         folder: the run folder, written by rank 0 only.
         world, plan, stepper, data, budget, state: the parts.
         sinks: take the records, on rank 0.
-        stop: set by a signal.
+        stop: set by a signal on this rank.
+        peaks: peak rates of the optimizer's parameter groups.
+        stopped_by: the signal that ended the loop, on whichever rank it came.
     """
 
     run: Run
@@ -46,39 +49,46 @@ class Loop:
     state: State
     sinks: Sequence[Sink]
     stop: StopRequest
+    peaks: Sequence[float]
+    stopped_by: signal.Signals | None = None
 
     def __post_init__(self) -> None:
-        self.peaks = [float(group["lr"]) for group in self.stepper.optimizer.param_groups]
         self.meter = Meter()
-        self.saved_step = self.state.step
         self.saved_seconds = self.state.seconds
         self._clock = time.monotonic() - self.state.seconds
 
     def __call__(self) -> str:
         """Run to the end of the budget or a stop request; returns ``finished`` or ``stopped``."""
         run, state = self.run, self.state
-        while self.budget.fraction(state.step, state.seconds) < 1.0:
+        while self._done() < 1.0 and self.stopped_by is None:
             self._step()
-            on_log = state.step % run.log_every == 0
-            stopping = self._control() if on_log or self.world.world_size == 1 else False
-            done = self.budget.fraction(state.step, state.seconds)
-            if on_log or done >= 1.0:
+            self._control()
+            done = self._done()
+            if state.step % run.log_every == 0 or done >= 1.0:
                 self._log()
-            if stopping:
-                self.save()
-                return "stopped"
-            if run.evaluations and done < 1.0 and done >= (state.evaluated + 1) / run.evaluations:
+            if done >= 1.0 or self.stopped_by is not None:
+                break
+            if run.evaluations and done >= (state.evaluated + 1) / run.evaluations:
                 self.evaluate()
             elif self._checkpoint_due():
                 self.save()
-        self.evaluate()
+        # a run that was killed after its last evaluation has it already
+        evaluated = state.last_evaluation is not None and state.last_evaluation["step"] == state.step
+        if self.stopped_by is None and not evaluated:
+            self.evaluate()
+        if self.stopped_by is not None:
+            self.save()
+            return "stopped"
         return "finished"
+
+    def _done(self) -> float:
+        return self.budget.fraction(self.state.step, self.state.seconds)
 
     def seconds_left(self) -> float:
         """Estimate of the time to the end of the budget."""
         if self.budget.seconds is not None:
             return max(0.0, self.budget.seconds - self.state.seconds)
-        done = self.budget.fraction(self.state.step, self.state.seconds)
+        done = self._done()
         return self.state.seconds * (1.0 / done - 1.0) if done > 0 else math.inf
 
     def _step(self) -> None:
@@ -94,31 +104,37 @@ class Loop:
         result = self.stepper(batches, state.carry)
         state.carry = result.carry
         state.step += 1
-        state.tokens += result.count * self.world.world_size
+        state.tokens += result.global_count
         if result.skipped:
             state.skipped += 1
             state.skipped_in_a_row += 1
             if state.skipped_in_a_row >= run.max_skipped:
-                raise UserError(
-                    f"{state.skipped_in_a_row} steps in a row gave a loss or gradient that is not finite "
-                    f"(step {state.step}).",
-                    "Try a lower rate, a longer warm-up, a smaller max_norm or --precision fp32.",
-                )
+                self.world.together(self._give_up)
         else:
+            if state.applied == 0:  # rather at once than at the first checkpoint
+                self.world.together(lambda: flatten_optimizer(self.stepper.optimizer))
             state.skipped_in_a_row = 0
             state.applied += run.global_batch_size
             self.meter.add(result.total, result.grad_norm, result.count)
 
-    def _control(self) -> bool:
+    def _give_up(self) -> None:
+        raise UserError(
+            f"{self.state.skipped_in_a_row} steps in a row gave a loss or gradient that is not finite "
+            f"(step {self.state.step}).",
+            "Try a lower rate, a longer warm-up, a smaller max_norm or --precision fp32.",
+        )
+
+    def _control(self) -> None:
         """Agree over the ranks on the time and on stopping."""
-        seconds, wanted = time.monotonic() - self._clock, float(bool(self.stop))
+        seconds, wanted = time.monotonic() - self._clock, float(self.stop.signal or 0)
         if self.world.world_size > 1:
             shared = torch.tensor([seconds, wanted], dtype=torch.float64, device=self.world.device)
             self.world.all_reduce(shared, dist.ReduceOp.MAX)
             seconds, wanted = shared.tolist()
         self.state.seconds = seconds
         self.budget.observe(self.state.applied, seconds)
-        return wanted > 0
+        if wanted:
+            self.stopped_by = signal.Signals(int(wanted))
 
     def _log(self) -> None:
         state = self.state
@@ -140,51 +156,66 @@ class Loop:
             tokens_per_s=count / reading["seconds"] if reading["seconds"] > 0 else math.nan,
             loss_scale=scaler.get_scale() if scaler is not None else None,
         )
-        for sink in self.sinks:
-            sink.step(record)
+
+        def tell() -> None:
+            for sink in self.sinks:
+                sink.step(record)
+
+        self.world.on_main(tell)
 
     def evaluate(self) -> None:
-        """Evaluate on rank 0, sample, mark the best, save."""
-        run, state = self.run, self.state
-        started = time.monotonic()
-        state.evaluated += 1
-        record: dict[str, Any] | None = None
-        if run.evaluate is not None and self.world.is_main:
-            model = self.stepper.task.model
-            model.eval()
-            where = {
-                "step": state.step,
-                "samples": state.step * run.global_batch_size,
-                "tokens": state.tokens,
-                "seconds": round(state.seconds, 3),
-            }
-            record = where | run.evaluate(model=model, autocast_dtype=self.stepper.precision.dtype, final=False)
-            for sink in self.sinks:
-                sink.evaluation(record)
-            if run.sample is not None:
-                text = {"step": state.step} | run.sample(model=model)
-                for sink in self.sinks:
-                    sink.sample(text)
-            model.train()
-        record = self.world.broadcast_object(record)
-        state.last_evaluation = record
-        better = record is not None and (state.best is None or record["bits_per_byte"] < state.best["bits_per_byte"])
-        if better and record is not None:
-            state.best = {"step": record["step"], "bits_per_byte": record["bits_per_byte"]}
-        self.meter.exclude(time.monotonic() - started)
-        self.save(best=better)
+        """Evaluate on rank 0, sample, mark the best, save.
 
-    def save(self, best: bool = False) -> None:
-        """Write a checkpoint, unless this step's is there already."""
+        A signal on rank 0 meanwhile leaves the evaluation to the resumed run; the loop then stops by ``stopped_by``.
+        """
+        state = self.state
+        started = time.monotonic()
+        interrupted, record = self.world.broadcast_object(self.world.on_main(self._look)) or (False, None)
+        if interrupted:
+            self._control()
+            return
+        state.evaluated += 1
+        state.last_evaluation = record
+        value = record["bits_per_byte"] if record is not None else math.nan
+        if math.isfinite(value) and (state.best is None or value < state.best["bits_per_byte"]):
+            state.best = {"step": state.step, "bits_per_byte": value}
+        self.meter.exclude(time.monotonic() - started)
+        self.save()
+
+    def _look(self) -> tuple[bool, dict[str, Any] | None]:
+        """Whether a signal interrupted it, and the evaluation."""
+        run, state = self.run, self.state
+        if run.evaluate is None:
+            return False, None
+        model = self.stepper.task.model.eval()
+        try:
+            with self.stop.at_once():
+                found = run.evaluate(model=model, autocast_dtype=self.stepper.precision.dtype, final=False)
+                # a model that is no longer finite has nothing to say; the steps that follow will stop the run
+                speaks = run.sample is not None and math.isfinite(found["bits_per_byte"])
+                text = run.sample(model=model) if speaks and run.sample is not None else None
+        except StoppedError:
+            return True, None
+        finally:
+            model.train()
+        where = {
+            "step": state.step,
+            "samples": state.step * run.global_batch_size,
+            "tokens": state.tokens,
+            "seconds": round(state.seconds, 3),
+        }
+        for sink in self.sinks:
+            sink.evaluation(where | found)
+            if text is not None:
+                sink.sample({"step": state.step} | text)
+        return False, where | found
+
+    def save(self) -> None:
+        """Write a checkpoint."""
         started = time.monotonic()
         checkpoint = capture(self.state, self.stepper, self.world, self.budget.total)
-        if self.world.is_main:
-            folder = self.folder / "checkpoints"
-            save_checkpoint(folder, checkpoint, self.run.keep_last)
-            if best and self.state.best is not None:
-                mark_best(folder, self.state.step, self.state.best["bits_per_byte"])
-        self.world.barrier()
-        self.saved_step, self.saved_seconds = self.state.step, self.state.seconds
+        self.world.on_main(lambda: save_checkpoint(self.folder / "checkpoints", checkpoint, self.run.keep_last))
+        self.saved_seconds = self.state.seconds
         self.meter.exclude(time.monotonic() - started)
 
     def _checkpoint_due(self) -> bool:

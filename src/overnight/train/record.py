@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,12 +49,14 @@ class Sink(Protocol):
 
 
 class JsonlSink:
-    """metrics.jsonl, eval.jsonl and samples.jsonl of a run folder; every line is flushed."""
+    """metrics.jsonl, eval.jsonl and samples.jsonl of a run folder; every line is written at once and whole.
+
+    Raises:
+        UserError: if a line cannot be written; the lines before it are as they were.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._files = {
-            name: (folder / f"{name}.jsonl").open("a", encoding="utf-8") for name in ("metrics", "eval", "samples")
-        }
+        self._files = {name: _open(folder / f"{name}.jsonl") for name in ("metrics", "eval", "samples")}
 
     def step(self, record: StepRecord) -> None:
         data = {name: value for name, value in asdict(record).items() if value is not None}
@@ -68,63 +73,115 @@ class JsonlSink:
             file.close()
 
     def _write(self, name: str, data: Mapping[str, Any]) -> None:
-        finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in data.items()}
         file = self._files[name]
+        rest = (json.dumps(finite(data)) + "\n").encode()
+        size = os.fstat(file.fileno()).st_size
         try:
-            file.write(json.dumps(finite) + "\n")
-            file.flush()
+            while rest:  # a full disk may take part of a line
+                rest = rest[file.write(rest) :]
         except OSError as error:
-            problem = f"{file.name} cannot be written ({error.strerror})."
-            raise UserError(problem, "Free some space, then: overnight train RUN --resume.") from error
+            os.ftruncate(file.fileno(), size)
+            raise _unwritable(file.name, error) from error
 
 
-def truncate_records(folder: Path, step: int) -> None:
-    """Drop the lines after a step (and a torn last line): a resumed run writes them again."""
-    for name in ("metrics", "eval", "samples"):
+def finite(data: Any) -> Any:
+    """The same data with None for numbers that JSON has no word for."""
+    if isinstance(data, Mapping):
+        return {name: finite(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def _open(path: Path) -> FileIO:
+    try:
+        return FileIO(path, "a")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(name: Any, error: OSError) -> UserError:
+    problem = f"{name} cannot be written ({error.strerror})."
+    return UserError(problem, "Free some space there, or make it writable, then: overnight train RUN --resume.")
+
+
+def truncate_records(folder: Path, step: int, evaluated_step: int) -> None:
+    """Drop what a resumed run writes again: metrics after one step, evaluations after another, torn lines."""
+    for name, last in (("metrics", step), ("eval", evaluated_step), ("samples", evaluated_step)):
         path = folder / f"{name}.jsonl"
         if not path.exists():
             continue
         kept = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                if json.loads(line)["step"] <= last:
                     kept.append(line)
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 continue
         aside = path.with_name(f".{path.name}")
-        aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        aside.replace(path)
+        try:
+            aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            aside.replace(path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise _unwritable(path, error) from error
 
 
 class TensorBoardSink:
     """TensorBoard event files in the run folder.
 
+    Args:
+        folder: the run folder.
+        step: where a resumed run goes on: events after it are hidden.
+
     Raises:
         UserError: if tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "--tensorboard needs tensorboard.", "Install it with: pip install 'overnight[track]'"
-            ) from None
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        self._writer = summary_writer()(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def step(self, record: StepRecord) -> None:
         for name, value in asdict(record).items():
             if name != "step" and value is not None:
-                self._writer.add_scalar(f"train/{name}", value, record.step)
+                self._scalar(f"train/{name}", value, record.step)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
-        self._writer.add_scalar(f"{record['split']}/bits_per_byte", record["bits_per_byte"], record["step"])
+        self._scalar(f"{record['split']}/bits_per_byte", record["bits_per_byte"], record["step"])
 
     def sample(self, record: Mapping[str, Any]) -> None:
-        self._writer.add_text("sample", record["text"], record["step"])
+        with self._told():
+            self._writer.add_text("sample", record["text"], record["step"])
 
     def close(self) -> None:
-        self._writer.close()
+        with suppress(OSError):  # a full disk was told of when it was met
+            self._writer.close()
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        with self._told():
+            self._writer.add_scalar(name, value, step)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _unwritable(self._writer.log_dir, error) from error
+
+
+def summary_writer() -> Any:
+    """TensorBoard's writer class.
+
+    Raises:
+        UserError: if tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--tensorboard needs the package tensorboard.", "Install it with: pip install 'overnight[track]'"
+        ) from None
+    return SummaryWriter
 
 
 class Meter:

@@ -8,10 +8,52 @@ from functools import partial
 from typing import Any
 
 from overnight.errors import UserError
-from overnight.train.components import Component, from_json, import_object, suggest, to_json, with_keyword
+from overnight.train.components import (
+    Component,
+    from_json,
+    import_object,
+    keyword_names,
+    suggest,
+    to_json,
+    with_keyword,
+)
 
 FORMAT = "overnight-run/1"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+LEAST = {
+    "steps": 1,
+    "global_batch_size": 1,
+    "micro_batch_size": 1,
+    "seed": 0,
+    "evaluations": 0,
+    "log_every": 1,
+    "checkpoint_steps": 0,
+    "keep_last": 1,
+    "max_skipped": 1,
+    "threads": 1,
+}
+"""Least value of the settings that are whole numbers."""
+NONE_MEANS = {
+    "epochs": "",
+    "steps": "",
+    "minutes": "",
+    "micro_batch_size": ", or None for the whole share of a rank",
+    "max_norm": ", or None for no clipping",
+    "threads": ", or None for torch's choice",
+}
+"""Settings that may be None, and how an error says so."""
+GIVEN = {
+    "task.model": "model",
+    "data.lanes": "global_batch_size",
+    "data.seed": "seed",
+    "optimizer.params": "model",
+    "schedule.progress": "the budget",
+    "evaluate.model": "model",
+    "evaluate.autocast_dtype": "precision",
+    "evaluate.final": "evaluations",
+    "sample.model": "model",
+}
+"""Arguments of components that the trainer gives, and what they follow from."""
 
 
 @dataclass(frozen=True)
@@ -76,28 +118,39 @@ class Run:
         if len(given) != 1:
             said = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
             raise UserError(f"A run has one budget; given: {said}.", "Set one of epochs, steps or minutes.")
-        name, value = next(iter(given.items()))
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-            raise UserError(f"{name}={value} is no budget.", "It must be a number above 0.")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision={self.precision!r} is not known.", f"Choose one of {', '.join(PRECISIONS)}.")
-        for name in ("global_batch_size", "log_every", "keep_last", "max_skipped"):
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name}={value} cannot work.", "It must be a whole number of at least 1.")
-        if self.max_norm is not None and not self.max_norm > 0:
-            raise UserError(f"max_norm={self.max_norm} cannot work.", "It must be above 0, or None for no clipping.")
+            good = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            if not good and not (value is None and name in NONE_MEANS):
+                said = f"a whole number of at least {least}{NONE_MEANS.get(name, '')}"
+                raise UserError(f"{name}={value!r} cannot work.", f"It must be {said}.")
+        for name in ("epochs", "minutes", "checkpoint_minutes", "max_norm"):
+            value = getattr(self, name)
+            good = isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+            if not good and not (value is None and name in NONE_MEANS):
+                said = f"a number above 0{NONE_MEANS.get(name, '')}"
+                raise UserError(f"{name}={value!r} cannot work.", f"It must be {said}.")
 
     def to_json(self) -> dict[str, Any]:
         return {item.name: to_json(getattr(self, item.name)) for item in fields(self)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Run":
+        """What ``to_json`` wrote → a run.
+
+        Raises:
+            UserError: for a field that is unknown, missing or not understood, or a component that cannot be imported.
+        """
         names = [item.name for item in fields(cls)]
         for name in data:
             if name not in names:
                 raise UserError(f"{name!r} is not a field of a run.", suggest(name, names))
-        return cls(**{name: from_json(value) for name, value in data.items()})
+        try:
+            return cls(**{name: from_json(value) for name, value in data.items()})
+        except (KeyError, TypeError) as error:
+            raise UserError(f"This run.json is not whole: {error}.", "Restore it from a copy.") from error
 
     def with_setting(self, assignment: str) -> "Run":
         """A copy with ``name=value`` or ``component.name=value`` applied.
@@ -110,19 +163,22 @@ class Run:
             UserError: for an unknown name; it says which names there are.
         """
         path, equals, text = assignment.partition("=")
-        if not equals:
-            raise UserError(f"--set {assignment} has no value.", "Write it as --set name=value.")
-        head, _, rest = path.strip().partition(".")
+        path = path.strip()
+        if not equals or not path:
+            raise UserError(f"--set {assignment} is no setting.", "Write it as --set NAME=VALUE.")
+        head, _, rest = path.partition(".")
         names = [item.name for item in fields(self)]
         if head not in names:
             raise UserError(f"{head!r} is not a setting of a run.", suggest(head, names))
         current, value = getattr(self, head), _value(text)
         if not rest:
-            if isinstance(current, partial) and not isinstance(value, str):
+            if not isinstance(current, partial) or (value is None and head in ("evaluate", "sample", "baselines")):
+                return self._with(head, value)
+            if not isinstance(value, str):
                 raise UserError(f"{head} is a component.", f"Set one of its arguments: --set {head}.name=value.")
-            if isinstance(current, partial):
-                return self._with(head, partial(import_object(value), **current.keywords))
-            return self._with(head, value)
+            return self._with(head, _exchanged(current, import_object(value)))
+        if path in GIVEN:
+            raise UserError(f"{path} is not a setting: it follows from {GIVEN[path]}.", "Set that instead.")
         if not isinstance(current, partial):
             raise UserError(f"{head} has no settings of its own.", f"Set it with --set {head}=value.")
         return self._with(head, _set_inside(current, rest, value, head))
@@ -130,6 +186,14 @@ class Run:
     def _with(self, name: str, value: Any) -> "Run":
         changes: dict[str, Any] = {name: value}
         return replace(self, **changes)
+
+
+def _exchanged(component: Component, target: Any) -> Component:
+    """Another constructor, with those of the settings that it takes."""
+    if not callable(target):
+        raise UserError(f"{target!r} cannot be called.", "Give the import path of a class or function.")
+    names = keyword_names(target)
+    return partial(target, **{k: v for k, v in component.keywords.items() if names is None or k in names})
 
 
 def _set_inside(component: Component, path: str, value: Any, where: str) -> Component:
@@ -146,7 +210,9 @@ def _value(text: str) -> Any:
     """Python literal, JSON literal or, failing both, the text itself."""
     for parse in (ast.literal_eval, json.loads):
         try:
-            return parse(text)
+            value = parse(text)
         except (ValueError, SyntaxError):
             continue
+        if value is None or isinstance(value, (bool, int, float, str, list, tuple)):
+            return value
     return text

@@ -2,8 +2,9 @@
 
 import json
 import platform
-import shutil
+import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,28 @@ import torch
 
 import overnight
 from overnight.errors import UserError
-from overnight.train.checkpoint import list_checkpoints
-from overnight.train.folder import write_json
+from overnight.train.checkpoint import drop_after, list_checkpoints
+from overnight.train.folder import clean_up, write_json
+from overnight.train.host import hold
 from overnight.train.record import truncate_records
 from overnight.train.run import FORMAT, Run
+from overnight.train.state import State
+
+LEFTOVER = re.compile(r"\.(run|summary)\.json\.\d+|\.(metrics|eval|samples)\.jsonl")
+"""Names of what a process that was killed while it wrote leaves in a run folder."""
 
 
-def open_run(folder: Path, resume: bool) -> bool:
-    """Whether there is a checkpoint to go on from.
+def open_run(folder: Path, resume: bool, stack: ExitStack) -> bool:
+    """Whether there is a checkpoint to go on from; a run that is resumed is held until ``stack`` closes.
 
     Raises:
-        UserError: if the folder holds a run and we do not resume, holds other things, or cannot be made.
+        UserError: if the folder holds a run and we do not resume, or one that another process writes, or other things.
     """
     if resume and not (folder / "run.json").is_file():
         raise UserError(f"{folder} holds no run to resume.", "Start one with: overnight train RECIPE --out FOLDER.")
     if resume:
+        stack.enter_context(hold(folder))
+        clean_up(folder / "checkpoints")
         return bool(list_checkpoints(folder / "checkpoints"))
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file.", "Choose another --out.")
@@ -35,39 +43,50 @@ def open_run(folder: Path, resume: bool) -> bool:
             f"{folder} already holds a run.",
             f"Go on with it (overnight train {folder} --resume) or choose another --out.",
         )
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not all(LEFTOVER.fullmatch(path.name) for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no run.", "Choose another --out.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}).", "Choose another --out.") from None
     return False
 
 
-def start_run(folder: Path, run: Run, derived: dict[str, Any], command: Sequence[str], step: int | None) -> None:
+def start_run(
+    folder: Path, run: Run, derived: dict[str, Any], command: Sequence[str], state: State | None, stack: ExitStack
+) -> None:
     """Write run.json, and take away what a killed run left half-written or a resumed one writes again.
 
     Args:
-        folder: the run folder.
+        folder: the run folder; a new one is made, and held until ``stack`` closes.
         run, derived, command: for run.json.
-        step: where a resumed run goes on; None for a new one.
+        state: where a resumed run goes on; None for one that starts.
+        stack: the caller's.
+
+    Raises:
+        UserError: if the folder cannot be made or written.
     """
-    for leftover in [*folder.glob(".*.json.*"), *(folder / "checkpoints").glob(".*")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
+    path = folder / "run.json"
+    before: dict[str, Any] = {}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made ({error.strerror}).", "Choose another --out.") from None
+        stack.enter_context(hold(folder))
+    for leftover in list(folder.iterdir()):
+        if LEFTOVER.fullmatch(leftover.name):
             leftover.unlink(missing_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)
-    truncate_records(folder, step or 0)
-    path = folder / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    step = state.step if state is not None else 0
+    evaluation = state.last_evaluation if state is not None else None
+    truncate_records(folder, step, evaluation["step"] if evaluation else 0)
+    drop_after(folder / "checkpoints", step, state.best if state is not None else None)
     record = {
         "format": FORMAT,
         "overnight": overnight.__version__,
         "recipe": run.recipe,
         "command": before.get("command") or list(command),
         "started": before.get("started") or datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "resumed_at": [*before.get("resumed_at", []), *([step] if step is not None else [])],
+        "resumed_at": [*before.get("resumed_at", []), *([step] if state is not None else [])],
         "run": run.to_json(),
         "derived": derived,
         "environment": {

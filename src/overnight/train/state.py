@@ -1,5 +1,6 @@
 """The moving parts of a run, and their way into a checkpoint and back."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from torch import Tensor
 
 from overnight.errors import UserError
 from overnight.train.checkpoint import (
+    GROUPS,
     Checkpoint,
+    choose_checkpoint,
     flatten_optimizer,
     load_checkpoint,
     load_weights,
     unflatten_optimizer,
 )
+from overnight.train.components import import_path
 from overnight.train.distributed import World
 from overnight.train.step import Stepper
 
@@ -58,6 +62,7 @@ def capture(state: State, stepper: Stepper, world: World, total_samples: float) 
         rng["cuda"] = torch.cuda.get_rng_state(world.device).unsqueeze(0)
         rng = {name: tensor.to(world.device) for name, tensor in rng.items()}
     data = state.plain() | {
+        "optimizer_class": import_path(type(stepper.optimizer)),
         "optimizer": plain,
         "scaler": stepper.scaler.state_dict() if stepper.scaler is not None else None,
         "total_samples": total_samples if total_samples != float("inf") else None,
@@ -68,36 +73,74 @@ def capture(state: State, stepper: Stepper, world: World, total_samples: float) 
     return Checkpoint(model, cpu_tensors, world.gather_lanes(state.carry), world.gather_lanes(rng), data)
 
 
-def restore(path: Path | None, state: State, stepper: Stepper, world: World, lanes: int) -> None:
+def restore(
+    folder: Path, which: str, state: State, stepper: Stepper, world: World, lanes: int, settings: Collection[str]
+) -> None:
     """Put a checkpoint back; rank 0 reads it and the others receive it.
 
+    Args:
+        folder: the run folder.
+        which: ``last``, ``best`` or a step.
+        state, stepper: where it goes.
+        world: the ranks.
+        lanes: of the whole batch.
+        settings: options of the optimizer that the run decides; they hold, whatever the checkpoint has.
+
     Raises:
-        UserError: if it is damaged, of another architecture, or of another number of lanes.
+        UserError: if it is absent, damaged, of another architecture or optimizer, or of another number of lanes.
     """
-    loaded = load_checkpoint(path) if path is not None and world.is_main else None
-    data = world.broadcast_object(dict(loaded.state) if loaded else None)
-    groups = {
-        name: world.broadcast_tensors(getattr(loaded, name) if loaded else None)
-        for name in ("model", "optimizer", "carry", "rng")
-    }
-    load_weights(stepper.task.model, groups["model"], path or Path("of rank 0"))
-    stepper.optimizer.load_state_dict(unflatten_optimizer(groups["optimizer"], data["optimizer"]))
+
+    def read() -> tuple[Path, Checkpoint]:
+        path = choose_checkpoint(folder, which)
+        return path, load_checkpoint(path)
+
+    path, loaded = world.on_main(read) or (None, None)
+    path, data = world.broadcast_object((path, loaded.state) if loaded is not None else None)
+    groups = {name: world.broadcast_tensors(getattr(loaded, name) if loaded is not None else None) for name in GROUPS}
+
+    def put_back() -> None:
+        load_weights(stepper.task.model, groups["model"], path)
+        _load_optimizer(stepper.optimizer, groups["optimizer"], data, path, settings)
+        share = lanes // world.world_size
+        for name, own in state.carry.items():
+            whole = groups["carry"].get(name)
+            if whole is None or whole.shape[0] != lanes:
+                found = "no" if whole is None else str(whole.shape[0])
+                raise UserError(
+                    f"Checkpoint {path} carries the state of {found} lanes; this run has {lanes}.",
+                    "Resume with the batch size that it was trained with.",
+                )
+            state.carry[name] = whole[world.rank * share : (world.rank + 1) * share].to(own.device)
+
+    world.together(put_back)
     if stepper.scaler is not None and data["scaler"]:
         stepper.scaler.load_state_dict(data["scaler"])
     for name in state.plain():
         setattr(state, name, data[name])
-    share = lanes // world.world_size
-    for name, own in state.carry.items():
-        whole = groups["carry"].get(name)
-        if whole is None or whole.shape[0] != lanes:
-            found = "no" if whole is None else str(whole.shape[0])
-            raise UserError(
-                f"The checkpoint carries the state of {found} lanes; this run has {lanes}.",
-                "Resume with the batch size that it was trained with.",
-            )
-        state.carry[name] = whole[world.rank * share : (world.rank + 1) * share].to(own.device)
     # another number of ranks cannot have the same generators: each goes on from the one it has
     if data["world_size"] == world.world_size:
         torch.set_rng_state(groups["rng"]["cpu"][world.rank])
         if world.device.type == "cuda" and "cuda" in groups["rng"]:
             torch.cuda.set_rng_state(groups["rng"]["cuda"][world.rank], world.device)
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    data: Mapping[str, Any],
+    path: Path,
+    settings: Collection[str],
+) -> None:
+    ours, theirs = import_path(type(optimizer)), data["optimizer_class"]
+    if ours != theirs:
+        raise UserError(
+            f"Checkpoint {path} holds the state of {theirs}; this run has {ours}.",
+            "Resume with the optimizer that it was trained with.",
+        )
+    own = [{name: group[name] for name in settings if name in group} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(unflatten_optimizer(tensors, data["optimizer"]))
+    except ValueError as error:
+        raise UserError(f"Checkpoint {path} does not fit the optimizer: {error}.", "Resume without --set.") from error
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        group.update(options)

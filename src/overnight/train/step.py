@@ -21,6 +21,7 @@ class StepResult:
     Attributes:
         total: this rank's summed loss in nats.
         count: this rank's targets.
+        global_count: those of all ranks.
         grad_norm: global L2 norm before clipping, after unscaling.
         skipped: the update was not made, since the loss or a gradient was not finite.
         carry: state of this rank's lanes after the step.
@@ -28,6 +29,7 @@ class StepResult:
 
     total: Tensor
     count: int
+    global_count: int
     grad_norm: Tensor
     skipped: bool
     carry: dict[str, Tensor]
@@ -52,15 +54,15 @@ class Stepper:
         self.wrapped: nn.Module = task
         if world.world_size > 1:
             self.wrapped = DistributedDataParallel(
-                task, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=False
+                task, gradient_as_bucket_view=True
             )
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, batches: list[Any], carry: Mapping[str, Tensor]) -> StepResult:
         """Train on this rank's micro-batches, in lane order."""
-        counts = [self.task.count(batch) for batch in batches]
-        counted = torch.tensor(float(sum(counts)), device=self.world.device)
-        weight = self.world.world_size / self.world.all_reduce(counted)
+        count = sum(self.task.count(batch) for batch in batches)
+        global_count = self.world.sum(count)
+        weight = self.world.world_size / global_count
         totals, carries, lane = [], [], 0
         for index, batch in enumerate(batches):
             lanes = _lanes(carry) // len(batches)
@@ -94,7 +96,7 @@ class Stepper:
         joined = {name: torch.cat([part[name] for part in carries]) for name in carries[0]}
         if skipped:
             joined = {name: _finite_lanes(tensor) for name, tensor in joined.items()}
-        return StepResult(total, sum(counts), norm, skipped, joined)
+        return StepResult(total, count, global_count, norm, skipped, joined)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision.dtype is None:
