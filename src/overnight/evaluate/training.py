@@ -21,7 +21,7 @@ def heldout_record(
     eval_bytes: int = 250_000,
     final_bytes: int = 50_000_000,
     lanes: int = 64,
-    length: int = 256,
+    length: int | None = None,
     reset: str = "shard",
 ) -> dict[str, Any]:
     """Bits per byte of the head of a split, as a line of eval.jsonl.
