@@ -142,7 +142,7 @@ def test_line_numbers_hold_in_every_piece(tmp_path: Path) -> None:
         ('[{"text": "good"},\n]', 2, "not valid JSON (Expecting value", 1),
         ('[{"text": "good"}] x', 1, "not valid JSON (something follows the array)", 1),
         ('[{"text": "good"}', 1, "not valid JSON (no comma or bracket", 1),
-        ('\n{"text": "good"}\n\nNaN', 4, "not valid JSON (NaN is not a JSON value)", 1),
+        ('{\n"text": "good"}\n\nNaN', 4, "not valid JSON (NaN is not a JSON value)", 1),
         ("[" * 100_000, 1, "not valid JSON (nested too deeply)", 0),
         ("nonsense", 1, "not valid JSON (Expecting value)", 0),
     ],

@@ -106,10 +106,22 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
 
 def test_json_may_hold_one_object_or_several_in_a_row(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{\n "text": "one"\n}\n')
-    (tmp_path / "b.json").write_text('{"text": "two"}\n{"text": "three"} {"text": "four"}')
+    (tmp_path / "b.json").write_text('{"text": "two"} {"text": "three"}\n{"text": "four"}')
     (tmp_path / "c.json").write_text("[]")
     prepare([tmp_path], tmp_path / "out", SETTINGS)
     assert all_documents(tmp_path / "out") == [b"one", b"two", b"three", b"four"]
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_json_lines_in_a_file_named_json(tmp_path: Path) -> None:
+    texts = [f"text {i}" for i in range(100)]
+    lines = write_jsonl(tmp_path / "lines", texts).read_bytes()
+    (tmp_path / "a.json").write_bytes(b"\n" + lines + b"bad\n" + lines)
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(lines))
+    settings = PrepareSettings(split=(1, 0, 0), framing="none", on_error="skip")
+    manifest = prepare([tmp_path / "a.json", tmp_path / "b.json.gz"], tmp_path / "out", settings, workers=2)
+    assert all_documents(tmp_path / "out") == [t.encode() for t in texts] * 3
+    assert [e["line"] for e in manifest["errors"]] == [102]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "json", "parquet", "txt"])

@@ -71,6 +71,20 @@ def line_records(
             yield number, value
 
 
+def holds_lines(stream: Stream) -> bool:
+    """Whether the first line of a ``.json`` file is an object by itself, which makes it a file of JSON lines."""
+    import orjson
+
+    head = b""
+    while len(head) < CHUNK and b"\n" not in head.lstrip() and (more := stream.read(CHUNK)):
+        head += more
+    line, _, _ = head.lstrip().partition(b"\n")
+    try:
+        return type(orjson.loads(line)) is dict
+    except orjson.JSONDecodeError:
+        return False
+
+
 def document_records(stream: Stream, limit: int) -> Iterator[tuple[int, Any]]:
     """Line and value of each element of an array of JSON, or of each of several values one after another.
 
