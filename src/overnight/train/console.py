@@ -55,7 +55,7 @@ class ConsoleSink:
     ) -> None:
         self.console = console or Console(file=sys.stderr, highlight=False)
         self._fraction, self._seconds_left = fraction, seconds_left
-        self._last_plain = 0.0
+        self._last_plain, self._skipped = 0.0, 0
         self._live: Live | None = None
         if self.console.is_terminal:
             self._live = Live(Text("first step …"), console=self.console, refresh_per_second=4, transient=True)
@@ -64,8 +64,8 @@ class ConsoleSink:
     def step(self, record: StepRecord) -> None:
         if self._live is not None:
             self._live.update(self._row(record))
-        elif time.monotonic() - self._last_plain >= PLAIN_SECONDS:
-            self._last_plain = time.monotonic()
+        elif time.monotonic() - self._last_plain >= PLAIN_SECONDS or record.skipped > self._skipped:
+            self._last_plain, self._skipped = time.monotonic(), record.skipped
             self.console.print(self._words(record), soft_wrap=True)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:

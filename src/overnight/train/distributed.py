@@ -125,13 +125,14 @@ def restarted_by_torchrun() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def ignore_sigterm() -> None:
-    """Let this process say how it ended: as soon as one rank has, torchrun sends SIGTERM to those that are slower.
+def _ignore_sigterm() -> None:
+    """Let this rank say how it ended: as soon as one has, torchrun sends SIGTERM to those that are slower.
 
-    It kills what is still there after 30 seconds.
+    What is still there after 30 seconds it kills.
     """
-    with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if under_torchrun():
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager
@@ -152,9 +153,11 @@ def start_world(device: str = "auto") -> Iterator[World]:
     dist.init_process_group(backend, timeout=timedelta(minutes=30))
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
+        _ignore_sigterm()
+    except UserError:
+        _ignore_sigterm()
+        raise
     finally:
-        if under_torchrun():
-            ignore_sigterm()
         dist.destroy_process_group()
 
 

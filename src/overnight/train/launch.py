@@ -70,6 +70,7 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
         torch.manual_seed(run.seed + 1 + world.rank)
         state = State(parts.task.initial_carry(run.global_batch_size // world.world_size))
         stepper = Stepper(parts.task, parts.optimizer, world, parts.precision, run.max_norm)
+        stack.callback(stepper.close)
         budget = Budget(run, parts.data.steps_per_epoch)
         if resuming:
             decided = set(run.optimizer.keywords) - {"lr"}

@@ -119,9 +119,10 @@ def restore(
         setattr(state, name, data[name])
     # another number of ranks cannot have the same generators: each goes on from the one it has
     if data["world_size"] == world.world_size:
-        torch.set_rng_state(groups["rng"]["cpu"][world.rank])
+        # clones, since torch 2.13 crashes on a view that does not start where its storage does
+        torch.set_rng_state(groups["rng"]["cpu"][world.rank].clone())
         if world.device.type == "cuda" and "cuda" in groups["rng"]:
-            torch.cuda.set_rng_state(groups["rng"]["cuda"][world.rank], world.device)
+            torch.cuda.set_rng_state(groups["rng"]["cuda"][world.rank].clone(), world.device)
 
 
 def _load_optimizer(

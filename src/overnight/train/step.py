@@ -53,10 +53,16 @@ class Stepper:
             self.scaler = torch.amp.GradScaler(world.device.type, init_scale=2.0**16, growth_interval=1000)
         self.wrapped: nn.Module = task
         if world.world_size > 1:
-            self.wrapped = DistributedDataParallel(
-                task, gradient_as_bucket_view=True
-            )
+            self.wrapped = DistributedDataParallel(task, gradient_as_bucket_view=True)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def close(self) -> None:
+        """Give up DDP while its process group is still there.
+
+        A reducer that outlives ``destroy_process_group`` ends the group itself, and waits with Python's lock held for a
+        gloo thread that may want it: with torch 2.13, two of the first five runs on two ranks hung so at their end.
+        """
+        self.wrapped = self.task
 
     def __call__(self, batches: list[Any], carry: Mapping[str, Tensor]) -> StepResult:
         """Train on this rank's micro-batches, in lane order."""
