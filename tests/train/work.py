@@ -1,0 +1,47 @@
+"""What ranks are given to do: functions of an importable module."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from train.toys import toy
+
+from overnight.train.build import build
+from overnight.train.distributed import World, start_world
+from overnight.train.launch import Options, train
+from overnight.train.step import Stepper
+
+
+def train_toy(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The toy's run."""
+    return train(toy(**settings), folder, Options(quiet=True))
+
+
+def count_reductions(steps: int) -> list[int]:
+    """How often DDP reduced a bucket after each of some steps of four micro-batches a rank."""
+    with start_world("cpu") as world:
+        return _count_reductions(world, steps)
+
+
+def _count_reductions(world: World, steps: int) -> list[int]:
+    run = toy(micro_batch_size=1)
+    parts = build(run, world)
+    stepper = Stepper(parts.task, parts.optimizer, world, parts.precision, None)
+    calls = 0
+
+    def hook(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        return allreduce_hook(dist.group.WORLD, bucket)
+
+    stepper.wrapped.register_comm_hook(None, hook)  # type: ignore[operator]
+    carry, counted = parts.task.initial_carry(4), []
+    for step in range(steps):
+        batches = [parts.data.at(step, first, count) for first, count in parts.plan.lanes(world.rank)]
+        assert len(batches) == 4
+        carry = stepper(batches, carry).carry
+        counted.append(calls)
+    stepper.close()
+    return counted
