@@ -1,6 +1,4 @@
-"""The byte language model: its size, its state, and folding."""
-
-import copy
+"""The byte language model: its size and its state."""
 
 import pytest
 import torch
@@ -58,22 +56,11 @@ def test_weight_norm_makes_the_gain_the_norm() -> None:
     torch.testing.assert_close(matrix().norm(dim=1), matrix.weight_g)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("weight_norm", [True, False])
-def test_folding_keeps_the_outputs(layers: int, weight_norm: bool) -> None:
-    torch.manual_seed(0)
-    model = ByteLM(hidden_size=31, layers=layers, weight_norm=weight_norm)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    ids, reset = torch.randint(256, (40, 3)), torch.rand(40, 3) < 0.1
-    expected, carry = model(ids, None, reset)
-    folded = copy.deepcopy(model).fold_weight_norm_()
-    assert size(folded) == size(model) - (2 * 5 * 31 * layers if weight_norm else 0)
-    for _ in range(2):  # folding again changes nothing
-        logits, folded_carry = folded.fold_weight_norm_()(ids, None, reset)
-        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(folded_carry["c"], carry["c"], rtol=0, atol=1e-5)
+@pytest.mark.parametrize("setting", ["hidden_size", "embedding_size", "layers"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_size_below_one_is_named(setting: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"{setting}={value}\\. {setting} must be at least 1"):
+        ByteLM(**{"hidden_size": 8, setting: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=str)

@@ -12,7 +12,7 @@ from overnight.models.byte_lm import ByteLM
 
 @dataclass(frozen=True)
 class ByteModel:
-    """A model with its gains folded into its weights, on ``device``, in evaluation mode; and where it comes from.
+    """A model on ``device``, in evaluation mode, without gradients; and where it comes from.
 
     Attributes:
         run: the content of run.json.
@@ -50,5 +50,5 @@ def load_byte_model(run: Path, which: str = "best", device: str = "auto") -> Byt
             "Give a run of a byte language model.",
         )
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    model = loaded.model.fold_weight_norm_().to(chosen).eval().requires_grad_(False)
+    model = loaded.model.to(chosen).eval().requires_grad_(False)
     return ByteModel(model, chosen, loaded.run, loaded.step, loaded.corpus)

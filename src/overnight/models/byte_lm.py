@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overnight.nn.gates import Matrix, MultiplicativeGates
+from overnight.errors import UserError
+from overnight.nn.gates import MultiplicativeGates
 from overnight.nn.recurrence import Path, Recurrent
 
 BYTES = 256
@@ -33,6 +34,9 @@ class ByteLM(nn.Module):
         forget_bias: initial bias of the forget gate; the paper has 0.
         path: how the recurrence runs (see ``overnight.nn.recurrence.Recurrent``).
 
+    Raises:
+        UserError: if a size is less than 1, or ``init`` or ``path`` is not known.
+
     Example:
         >>> model = ByteLM(hidden_size=32)
         >>> logits, carry = model(torch.zeros(7, 2, dtype=torch.long))
@@ -52,6 +56,9 @@ class ByteLM(nn.Module):
         path: Path = "auto",
     ) -> None:
         super().__init__()
+        for name, value in (("hidden_size", hidden_size), ("embedding_size", embedding_size), ("layers", layers)):
+            if value < 1:
+                raise UserError(f"A byte model cannot have {name}={value}.", f"{name} must be at least 1.")
         self.hidden_size = hidden_size
         self.embedding = nn.Embedding(BYTES, embedding_size)
         widths = [embedding_size] + [hidden_size] * (layers - 1)
@@ -97,11 +104,3 @@ class ByteLM(nn.Module):
         """
         h_TBH, carry = self.hidden(ids_TB, carry, reset_TB)
         return self.output(h_TBH), carry
-
-    @torch.no_grad()
-    def fold_weight_norm_(self) -> "ByteLM":
-        """Fold the gains into the weights in place, for inference: the same function with fewer operations."""
-        for module in self.modules():
-            if isinstance(module, Matrix):
-                module.fold_()
-        return self

@@ -61,15 +61,6 @@ class Matrix(nn.Module):
         weight_OI: Tensor = (self.weight_g / v_OI.norm(dim=1)).unsqueeze(1) * v_OI
         return weight_OI
 
-    @torch.no_grad()
-    def fold_(self) -> None:
-        """Replace V and g by the W they stand for (for inference; the outputs stay the same)."""
-        if self.weight_norm:
-            weight_OI = self().detach()
-            del self.weight_v, self.weight_g
-            self.weight = nn.Parameter(weight_OI)
-            self.weight_norm = False
-
 
 @dataclass(frozen=True)
 class FoldedDense:
