@@ -39,6 +39,11 @@ class Launch:
     )
     checkpoint: Annotated[str, tyro.conf.arg(help="Resume from: last, best or a step.")] = "last"
     device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda.")] = "auto"
+    trust: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(help="Import what a run.json names outside overnight and torch."),
+    ] = False
     tensorboard: Annotated[
         bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Write TensorBoard event files too.")
     ] = False
@@ -57,11 +62,12 @@ def main(argv: list[str]) -> int:
         from overnight.train.distributed import restarted_by_torchrun
         from overnight.train.launch import Options, train
 
-        restarted = restarted_by_torchrun() and (folder / "run.json").is_file()
+        restarted = (folder / "run.json").is_file() and (restarted_by_torchrun() or _same_launch(folder))
         resume = launch.resume or restarted
         if launch.checkpoint != "last" and not resume:
             raise UserError(f"--checkpoint {launch.checkpoint} is for a run that is resumed.", "Add --resume.")
-        run = _read_run(folder) if resume else build()
+        # what torchrun started again was started with these very arguments
+        run = _read_run(folder, launch.trust or restarted) if resume else build()
         for assignment in launch.set:
             run = run.with_setting(assignment)
         options = Options(
@@ -105,23 +111,28 @@ def _parse(target: str, argv: list[str]) -> tuple[Launch, Path, Callable[[], "Ru
         if target not in RECIPES and ("--resume" in argv or len(path.parts) > 1):
             raise UserError(f"{target} does not exist.", "Name a recipe (see: overnight list), a run or a run.json.")
         launch, build = _parse_recipe(target, find(target), argv)
-        if launch.resume and launch.out is None:
-            raise UserError("--resume needs the run to go on with.", "Name it: overnight train RUN --resume.")
+        if launch.resume:
+            named = launch.out or "RUN"
+            raise UserError(
+                "--resume goes on with a run as it was, whatever a recipe's arguments say.",
+                f"Use: overnight train {named} --resume; --set NAME=VALUE changes a setting.",
+            )
         return launch, launch.out or _default_folder(target), build
     launch = tyro.cli(Launch, args=argv, prog=f"overnight train {target}", description="Resume or repeat a run.")
     if path.is_file():
         if launch.resume:
             raise UserError(f"{path} is a file.", f"Name the run folder: overnight train {path.parent} --resume.")
-        return launch, launch.out or _default_folder(path.resolve().parent.name), lambda: _read_run(path)
+        stem = path.resolve().parent.name
+        return launch, launch.out or _default_folder(stem), lambda: _read_run(path, launch.trust)
     if launch.out is not None:
         raise UserError("--resume goes on in the run's own folder.", "Leave out --out.")
     if not launch.resume:
-        _read_run(path)
+        _read_run(path, trust=True)
         raise UserError(
             f"{path} is a run folder.",
             f"Go on with it: overnight train {path} --resume; or run it again: overnight train {path / 'run.json'}.",
         )
-    return launch, path, lambda: _read_run(path)
+    return launch, path, lambda: _read_run(path, launch.trust)
 
 
 def _parse_recipe(name: str, recipe: Callable[..., Any], argv: list[str]) -> tuple[Launch, Callable[[], Any]]:
@@ -142,12 +153,20 @@ def _parse_recipe(name: str, recipe: Callable[..., Any], argv: list[str]) -> tup
     return chosen, lambda: recipe(**arguments)
 
 
-def _read_run(path: Path) -> "Run":
+def _same_launch(folder: Path) -> bool:
+    """Whether the same torchrun job made the run: a change of membership is no restart to torchrun, but is one here."""
+    from overnight.train.checkpoint import read_run_json
+
+    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    return job not in (None, "", "none") and read_run_json(folder).get("launch") == job
+
+
+def _read_run(path: Path, trust: bool) -> "Run":
     """The run of a run folder or a run.json."""
     from overnight.train.checkpoint import read_run_json
     from overnight.train.run import Run
 
-    return Run.from_json(read_run_json(path)["run"])
+    return Run.from_json(read_run_json(path)["run"], trust)
 
 
 def _default_folder(stem: str) -> Path:

@@ -19,7 +19,7 @@ def heldout_record(
     corpus: str,
     split: str = "valid",
     eval_bytes: int = 250_000,
-    final_bytes: int = 50_000_000,
+    final_bytes: int = 5_000_000,
     lanes: int = 64,
     length: int | None = None,
     reset: str = "shard",
@@ -44,7 +44,7 @@ def heldout_record(
     }
 
 
-def heldout_baselines(*, corpus: str, split: str = "valid", final_bytes: int = 50_000_000) -> list[dict[str, Any]]:
+def heldout_baselines(*, corpus: str, split: str = "valid", final_bytes: int = 5_000_000) -> list[dict[str, Any]]:
     """What simple compressors make of the bytes of the final evaluation."""
     return [
         {"name": item.name, "bits_per_byte": item.bits_per_byte}

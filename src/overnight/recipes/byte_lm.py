@@ -67,8 +67,8 @@ def byte_lm(
     base = PRESETS[preset]
     batch = base.batch if batch_size is None else batch_size
     length = base.length if length is None else length
-    rule = base.rule if rule == "preset" else rule
-    rate, notes = _rate(base, batch, lr, rule)
+    chosen = base.rule if rule == "preset" else rule
+    rate, notes = _rate(base, batch, lr, chosen)
     budget = _budget(base, epochs, steps, minutes)
 
     from overnight.data.lanes import corpus_lanes
@@ -91,7 +91,7 @@ def byte_lm(
         task=partial(LanguageModelTask),
         data=partial(corpus_lanes, corpus=corpus, split="train", length=length, reset=reset),
         optimizer=_optimizer(optimizer, rate, base.beta2),
-        schedule=_schedule(schedule, base, batch, warmup_steps, rule, notes),
+        schedule=_schedule(schedule, base, batch, warmup_steps, chosen, notes),
         global_batch_size=batch,
         micro_batch_size=micro_batch_size,
         precision=precision,

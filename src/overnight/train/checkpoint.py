@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,8 @@ def load_model(run: str | Path, which: str = "best") -> LoadedModel:
         which: ``best``, ``last`` or a step.
 
     Raises:
-        UserError: if the folder is no run, has no such checkpoint, or the checkpoint is damaged.
+        UserError: if the folder is no run, has no such checkpoint, the checkpoint is damaged, or run.json names
+            something that is not a model of overnight or torch.
     """
     from overnight.train.components import from_json
 
@@ -235,7 +237,10 @@ def load_model(run: str | Path, which: str = "best") -> LoadedModel:
     path = choose_checkpoint(run, which)
     settings = read_run_json(run)
     checkpoint = load_checkpoint(path, ("model",))
-    model: nn.Module = from_json(settings["run"]["model"])()
+    build = from_json(settings["run"]["model"])
+    if not (isinstance(build, partial) and isinstance(build.func, type) and issubclass(build.func, nn.Module)):
+        raise UserError(f"{run / 'run.json'} does not name a model.", "Restore it from a copy.")
+    model: nn.Module = build()
     load_weights(model, checkpoint.model, path)
     corpus = settings["run"].get("data", {}).get("kwargs", {}).get("corpus")
     return LoadedModel(model.eval(), settings, int(checkpoint.state["step"]), Path(corpus) if corpus else None)

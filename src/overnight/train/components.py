@@ -14,6 +14,13 @@ from overnight.errors import UserError
 
 Component = partial[Any]
 
+TRUSTED = (
+    *(f"overnight.{part}." for part in ("optim", "schedule", "data", "models", "tasks", "evaluate")),
+    "torch.optim.",
+    "torch.nn.",
+)
+"""Where a run.json's components may come from without ``trust``."""
+
 
 def import_object(path: str) -> Any:
     """The object at ``package.module.Name``.
@@ -58,13 +65,30 @@ def to_json(value: Any) -> Any:
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot stand in run.json.")
 
 
-def from_json(value: Any) -> Any:
-    """What ``to_json`` wrote → components."""
+def from_json(value: Any, trust: bool = False) -> Any:
+    """What ``to_json`` wrote → components.
+
+    A run.json may come from somebody else, so what it names is not even imported unless it is a part of overnight or
+    an optimizer or module of torch.
+
+    Args:
+        value: JSON data.
+        trust: import whatever it names.
+
+    Raises:
+        UserError: for a name outside ``TRUSTED``, unless ``trust``.
+    """
     if isinstance(value, dict):
-        kwargs = {name: from_json(item) for name, item in value["kwargs"].items()}
-        return partial(import_object(value["call"]), **kwargs)
+        path = str(value["call"])
+        if not trust and not path.startswith(TRUSTED):
+            raise UserError(
+                f"This run.json names {path!r}, which is not a part of overnight or torch.",
+                "If you trust where it comes from, train it with --trust.",
+            )
+        kwargs = {name: from_json(item, trust) for name, item in value["kwargs"].items()}
+        return partial(import_object(path), **kwargs)
     if isinstance(value, list):
-        return tuple(from_json(item) for item in value)
+        return tuple(from_json(item, trust) for item in value)
     return value
 
 

@@ -78,6 +78,13 @@ class ConsoleSink:
     def sample(self, record: Mapping[str, Any]) -> None:
         pass
 
+    def say(self, sentence: str) -> None:
+        """What goes on now, instead of the last step."""
+        if self._live is not None:
+            self._live.update(Text(sentence))
+        else:
+            self.console.print(sentence, soft_wrap=True)
+
     def close(self) -> None:
         if self._live is not None:
             self._live.stop()

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             digest.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
             for file in aside.iterdir():
                 file.chmod(digest.stat().st_mode)  # safetensors lets only the owner read what it writes
-                with file.open("rb") as opened:
+                with file.open("r+b") as opened:  # Windows syncs only what may be written
                     os.fsync(opened.fileno())
             _sync_folder(aside)
             if path.exists():
@@ -135,6 +135,7 @@ def _sync_folder(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with suppress(OSError):  # some network file systems cannot sync a folder
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

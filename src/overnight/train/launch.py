@@ -82,7 +82,7 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
             if options.tensorboard:
                 summary_writer()
             derived = _derived(run, parts, budget, threads, world)
-            start_run(folder, run, derived, options.command, state if resuming else None, stack)
+            start_run(folder, run, derived, options.command, options.resume, state if resuming else None, stack)
             _add(sinks, JsonlSink(folder), stack)
             if options.tensorboard:
                 _add(sinks, TensorBoardSink(folder, state.step), stack)
@@ -96,7 +96,7 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
             shown = ConsoleSink(lambda: budget.fraction(state.step, state.seconds), loop.seconds_left)
             _add(sinks, shown, stack)
         try:
-            ended = loop()
+            ended = _memory_in_words(loop)
         except UserError as error:
             with suppress(UserError):  # the disk may be full
                 _write_summary(loop, "failed", error.problem)
@@ -149,6 +149,19 @@ def _derived(run: Run, parts: Parts, budget: Budget, threads: int, world: World)
     }
 
 
+def _memory_in_words(loop: Loop) -> str:
+    try:
+        return loop()
+    except RuntimeError as error:
+        # torch's CPU allocator has no exception of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"Step {loop.state.step + 1:,} does not fit into the memory of {loop.world.device}.",
+            f"Take a --micro-batch-size below {loop.plan.micro_batch_size} (the result stays the same).",
+        ) from error
+
+
 def _stopped(loop: Loop, what: str) -> str:
     name = (loop.stopped_by or loop.stop.signal or signal.SIGTERM).name
     return f"Stopped by {name} at step {loop.state.step:,}{what}."
@@ -159,8 +172,11 @@ def _sum_up(loop: Loop) -> dict[str, Any]:
     run = loop.run
     final: dict[str, Any] | None = None
     baselines: list[dict[str, Any]] = []
-    if loop.world.is_main and run.evaluate is not None:
+    if loop.world.is_main and run.evaluate is not None and run.evaluations:
         model = loop.stepper.task.model.eval()
+        for sink in loop.sinks:
+            if isinstance(sink, ConsoleSink):
+                sink.say("the last evaluation, on more of the held-out text …")
         with loop.stop.at_once():
             found = run.evaluate(model=model, autocast_dtype=loop.stepper.precision.dtype, final=True)
             baselines = run.baselines() if run.baselines is not None else []

@@ -68,14 +68,14 @@ class Loop:
                 self._log()
             if done >= 1.0 or self.stopped_by is not None:
                 break
-            if run.evaluations and done >= (state.evaluated + 1) / run.evaluations:
+            if self._evaluation_due(done):
                 self.evaluate()
             elif self._checkpoint_due():
                 self.save()
         # a run that was killed after its last evaluation has it already
         evaluated = state.last_evaluation is not None and state.last_evaluation["step"] == state.step
         if self.stopped_by is None and not evaluated:
-            self.evaluate()
+            self.evaluate() if run.evaluations else self.save()
         if self.stopped_by is not None:
             self.save()
             return "stopped"
@@ -174,7 +174,6 @@ class Loop:
         if interrupted:
             self._control()
             return
-        state.evaluated += 1
         state.last_evaluation = record
         value = record["bits_per_byte"] if record is not None else math.nan
         if math.isfinite(value) and (state.best is None or value < state.best["bits_per_byte"]):
@@ -218,9 +217,18 @@ class Loop:
         self.saved_seconds = self.state.seconds
         self.meter.exclude(time.monotonic() - started)
 
+    def _evaluation_due(self, done: float) -> bool:
+        """Whether the run has come to the next of its evenly spread evaluations since the last it made."""
+        count, last = self.run.evaluations, self.state.last_evaluation
+        if not count or self.run.evaluate is None:
+            return False
+        # by the budget of now, which may be longer than the one that the last evaluation was made under
+        before = self.budget.fraction(last["step"], last["seconds"]) if last is not None else 0.0
+        return math.floor(done * count + 1e-9) > math.floor(before * count + 1e-9)
+
     def _checkpoint_due(self) -> bool:
         every = self.run.checkpoint_steps
         if every and self.state.step % every == 0:
             return True
-        # state.seconds changes at control steps only, so that every rank decides alike
+        # state.seconds is agreed on, so every rank decides alike
         return self.state.seconds - self.saved_seconds >= self.run.checkpoint_minutes * 60

@@ -137,8 +137,8 @@ class Run:
         return {item.name: to_json(getattr(self, item.name)) for item in fields(self)}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Run":
-        """What ``to_json`` wrote → a run.
+    def from_json(cls, data: dict[str, Any], trust: bool = False) -> "Run":
+        """What ``to_json`` wrote → a run; ``trust`` imports whatever it names (see ``components.from_json``).
 
         Raises:
             UserError: for a field that is unknown, missing or not understood, or a component that cannot be imported.
@@ -148,16 +148,14 @@ class Run:
             if name not in names:
                 raise UserError(f"{name!r} is not a field of a run.", suggest(name, names))
         try:
-            return cls(**{name: from_json(value) for name, value in data.items()})
+            return cls(**{name: from_json(value, trust) for name, value in data.items()})
         except (KeyError, TypeError) as error:
             raise UserError(f"This run.json is not whole: {error}.", "Restore it from a copy.") from error
 
     def with_setting(self, assignment: str) -> "Run":
         """A copy with ``name=value`` or ``component.name=value`` applied.
 
-        >>> from overnight.recipes import find
-        >>> find("builtin")().with_setting("max_norm=0.5").max_norm
-        0.5
+        ``run.with_setting("max_norm=0.5")``, ``run.with_setting("optimizer.weight_decay=0.1")``.
 
         Raises:
             UserError: for an unknown name; it says which names there are.

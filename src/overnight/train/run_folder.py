@@ -1,6 +1,7 @@
 """Opening a run folder: refuse what is not ours, resume what is."""
 
 import json
+import os
 import platform
 import re
 from collections.abc import Sequence
@@ -49,29 +50,39 @@ def open_run(folder: Path, resume: bool, stack: ExitStack) -> bool:
 
 
 def start_run(
-    folder: Path, run: Run, derived: dict[str, Any], command: Sequence[str], state: State | None, stack: ExitStack
+    folder: Path,
+    run: Run,
+    derived: dict[str, Any],
+    command: Sequence[str],
+    resume: bool,
+    state: State | None,
+    stack: ExitStack,
 ) -> None:
     """Write run.json, and take away what a killed run left half-written or a resumed one writes again.
 
     Args:
         folder: the run folder; a new one is made, and held until ``stack`` closes.
         run, derived, command: for run.json.
-        state: where a resumed run goes on; None for one that starts.
+        resume: whether the folder is a run's already, which ``open_run`` then holds.
+        state: where a resumed run goes on; None for one that starts, or that had no checkpoint yet.
         stack: the caller's.
 
     Raises:
-        UserError: if the folder cannot be made or written.
+        UserError: if the folder cannot be made or written, if another process has started a run in it since
+            ``open_run`` looked, or if the corpus is no longer the one that the run was trained on.
     """
     path = folder / "run.json"
     before: dict[str, Any] = {}
-    if path.exists():
+    if resume:
         before = json.loads(path.read_text(encoding="utf-8"))
+        _same_corpus(before, derived, state)
     else:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder} cannot be made ({error.strerror}).", "Choose another --out.") from None
         stack.enter_context(hold(folder))
+        open_run(folder, False, stack)
     for leftover in list(folder.iterdir()):
         if LEFTOVER.fullmatch(leftover.name):
             leftover.unlink(missing_ok=True)
@@ -86,6 +97,7 @@ def start_run(
         "recipe": run.recipe,
         "command": before.get("command") or list(command),
         "started": before.get("started") or datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
         "resumed_at": [*before.get("resumed_at", []), *([step] if state is not None else [])],
         "run": run.to_json(),
         "derived": derived,
@@ -98,3 +110,13 @@ def start_run(
         },
     }
     write_json(path, record)
+
+
+def _same_corpus(before: dict[str, Any], derived: dict[str, Any], state: State | None) -> None:
+    """The position in the data and the state of the lanes mean nothing on other bytes."""
+    old, new = before.get("derived", {}).get("corpus_digest"), derived["corpus_digest"]
+    if state is not None and old is not None and old != new:
+        raise UserError(
+            f"The corpus has changed since this run was trained on it (digest {old[:12]} then, {str(new)[:12]} now).",
+            "Put the old corpus back, or start a new run.",
+        )

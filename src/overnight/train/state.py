@@ -35,7 +35,7 @@ class State:
         skipped: updates skipped for a non-finite loss or gradient; skipped_in_a_row of them just now.
         carry: recurrent state of this rank's lanes.
         best: step and bits per byte of the best evaluation so far.
-        evaluated: evaluations made so far; last_evaluation is the newest.
+        last_evaluation: the newest evaluation's record.
     """
 
     carry: dict[str, Tensor]
@@ -46,7 +46,6 @@ class State:
     skipped: int = 0
     skipped_in_a_row: int = 0
     best: dict[str, Any] | None = None
-    evaluated: int = 0
     last_evaluation: dict[str, Any] | None = None
 
     def plain(self) -> dict[str, Any]:
