@@ -66,21 +66,15 @@ $(VENV)/.installed-report: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,dev)
 
-# On Linux the wheels of torch on PyPI bring about 3 GB of CUDA libraries. Without an NVIDIA driver the CPU wheels are preferred,
-# where their index answers; TORCH_INDEX= (empty) turns this off and TORCH_INDEX=URL names another index.
+# On Linux torch's default wheels bring about 3 GB of CUDA libraries. Where its CPU build is wanted, give the package index
+# that has it (pytorch.org names it): make train TORCH_INDEX=URL, or pip's own PIP_EXTRA_INDEX_URL.
 # A Python newer than the pins gets the newest releases instead.
 define install
 @set -e; \
 pins="-c constraints.txt"; \
 $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 15))' || pins=""; \
-index="$(TORCH_INDEX)"; \
-if [ "$(origin TORCH_INDEX)" = undefined ] && [ "$$(uname -s)" = Linux ] && \
-   [ ! -e /proc/driver/nvidia/version ] && ! command -v nvidia-smi >/dev/null; then \
-  cpu=https://download.pytorch.org/whl/cpu; \
-  if $(BIN)/python -c "import urllib.request as u; u.urlopen('$$cpu/torch/', timeout=10)" 2>/dev/null; then index="$$cpu"; fi; \
-fi; \
 if [ -t 1 ]; then quiet=""; else quiet="--quiet"; fi; \
 echo "Installing overnight[$(1)] into $(VENV) (once; torch is the large one)"; \
-$(BIN)/python -m pip install $$quiet --disable-pip-version-check $${index:+--extra-index-url "$$index"} $$pins -e ".[$(1)]"; \
+$(BIN)/python -m pip install $$quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") $$pins -e ".[$(1)]"; \
 touch $(VENV)/.installed-$(1)
 endef

@@ -40,7 +40,7 @@ def byte_lm(
 
     Puri et al. 2018, "Large Scale Language Modeling: Converging on 40GB of Text in Four Hours" (arXiv 1808.01371).
     Presets 4096 and 8192 are the paper's models with the paper's settings; its goal there is 1.12 bits per byte on the
-    Amazon reviews. The other presets were tuned on two CPU cores; docs/results.md says what they reach.
+    Amazon reviews. Of the other presets, docs/results.md says which were measured, and what they reach.
 
     Args:
         data: the corpus folder that `overnight prepare` made.

@@ -1,4 +1,4 @@
-"""Tuned baselines of the byte language model, by name. What was measured with them stands in docs/results.md."""
+"""Baselines of the byte language model, by name. Which of them were measured, and how, stands in docs/results.md."""
 
 from dataclasses import dataclass
 
@@ -45,9 +45,9 @@ def _paper(hidden_size: int, about: str) -> Preset:
 PRESETS = {
     "laptop": Preset("a first model in three minutes on two CPU cores", 512, 32, 64, 5e-3, minutes=3.0),
     "ten-minutes": Preset("the best model that ten minutes on two CPU cores buy", 768, 32, 64, 4e-3, minutes=10.0),
-    "512": Preset("512 units", 512, 32, 64, 4e-3, epochs=1.0),
-    "1024": Preset("1024 units: half an hour on two CPU cores, minutes on a GPU", 1024, 32, 64, 3e-3, minutes=30.0),
-    "2048": Preset("2048 units", 2048, 128, 256, 1e-3, epochs=1.0),
+    "512": Preset("one epoch of the laptop model", 512, 32, 64, 4e-3, epochs=1.0),
+    "1024": Preset("half an hour on two CPU cores", 1024, 32, 64, 3e-3, minutes=30.0),
+    "2048": Preset("between the small ones and the paper's; not tuned", 2048, 128, 256, 1e-3, epochs=1.0),
     "4096": _paper(4096, "the paper's model: 86,319,360 parameters"),
     "8192": _paper(8192, "the paper's larger model: 340,394,240 parameters"),
 }
