@@ -79,6 +79,8 @@ def byte_lm(
 
     corpus = str(data.resolve())
     held_out = _held_out_split(data)
+    if held_out is None:
+        notes.append("nothing is held out, so nothing is evaluated: prepare the corpus with --split or --valid")
     return Run(
         recipe="byte-lm",
         model=partial(

@@ -179,7 +179,14 @@ class Run:
             raise UserError(f"{path} is not a setting: it follows from {GIVEN[path]}.", "Set that instead.")
         if not isinstance(current, partial):
             raise UserError(f"{head} has no settings of its own.", f"Set it with --set {head}=value.")
-        return self._with(head, _set_inside(current, rest, value, head))
+        changed = self._with(head, _set_inside(current, rest, value, head))
+        # one corpus for training, evaluation and baselines: where it is moved to, all of them read it
+        if path == "data.corpus":
+            for name in ("evaluate", "baselines"):
+                part = getattr(self, name)
+                if isinstance(part, partial) and part.keywords.get("corpus") == current.keywords.get("corpus"):
+                    changed = changed._with(name, with_keyword(part, "corpus", value, name))
+        return changed
 
     def _with(self, name: str, value: Any) -> "Run":
         changes: dict[str, Any] = {name: value}
