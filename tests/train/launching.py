@@ -105,7 +105,7 @@ class Ranks:
     children: list[Any]
     logs: list[Path]
 
-    def wait(self, seconds: float = 60) -> list[int]:
+    def wait(self, seconds: float = 120) -> list[int]:
         """Exit codes of all ranks; negative for a signal."""
         end = time.monotonic() + seconds
         for child in self.children:
@@ -115,7 +115,7 @@ class Ranks:
         assert not hung, f"rank {hung} went on for {seconds} s:\n{self.output()}"
         return [child.exitcode for child in self.children]
 
-    def until(self, found: Callable[[], bool], seconds: float = 60) -> None:
+    def until(self, found: Callable[[], bool], seconds: float = 120) -> None:
         """Wait for something to come true while all ranks are at work."""
         end = time.monotonic() + seconds
         while not found():

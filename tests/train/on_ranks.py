@@ -11,7 +11,7 @@ import torch
 from train.launching import SERVER, free_port
 
 
-def on_ranks(work: Callable[..., Any], folder: Path, ranks: int, *arguments: Any, seconds: float = 60) -> list[Any]:
+def on_ranks(work: Callable[..., Any], folder: Path, ranks: int, *arguments: Any, seconds: float = 120) -> list[Any]:
     """``work(*arguments)`` in every rank's process; an exception on one is the result of that rank.
 
     Args:

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a live line in a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -69,9 +70,11 @@ class ConsoleSink:
             self.console.print(self._words(record), soft_wrap=True)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
+        known = math.isfinite(record["low"]) and math.isfinite(record["high"])
+        interval = f"{record['low']:.4f} to {record['high']:.4f}, " if known else ""
         self.console.print(
             f"step {record['step']:,}: held-out {record['bits_per_byte']:.4f} bits per byte "
-            f"({record['low']:.4f} to {record['high']:.4f}, {record['bytes']:,} bytes)",
+            f"({interval}{record['bytes']:,} bytes)",
             soft_wrap=True,
         )
 
