@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overnight.nn.fast.packed import PackedMatrix
 from overnight.nn.gates import FoldedMultiplicative
 
 
@@ -60,18 +61,17 @@ class _Sequence(torch.autograd.Function):
         tanh = torch.empty_like(c0_BH)
         ig = torch.empty_like(c0_BH)
         h[0], c[0] = h0_BH, c0_BH
-        w_hm_t, w_mg_t = w_hm_HH.t(), w_mg_GH.t()
+        h_to_m, m_to_gates = PackedMatrix(w_hm_HH, batch), PackedMatrix(w_mg_GH, batch)
         steps = zip(p_TBP.unbind(0), q.unbind(0), m.unbind(0), z.unbind(0), keeps, strict=True)
         hs, cs = h.unbind(0), c.unbind(0)
         for t, (p_t, q_t, m_t, z_t, keep) in enumerate(steps):
             c_last, c_t = cs[t], cs[t + 1]
-            torch.mm(hs[t], w_hm_t, out=q_t)
+            q_t.copy_(h_to_m(hs[t]))
             if keep is not None:
                 q_t.mul_(keep)
                 c_last = c_last * keep
             torch.mul(q_t, p_t[:, 4 * hidden :], out=m_t)
-            torch.addmm(p_t[:, : 4 * hidden], m_t, w_mg_t, out=z_t)
-            gates.copy_(z_t)
+            gates.copy_(m_to_gates.add(p_t[:, : 4 * hidden], m_t))
             gates[:, : 2 * hidden].sigmoid_()
             g.tanh_()
             o.sigmoid_()
@@ -94,7 +94,7 @@ class _Sequence(torch.autograd.Function):
         time, batch, hidden = q.shape
         dp = torch.empty_like(p_TBP, memory_format=torch.contiguous_format)
         dq = torch.empty_like(q)
-        dm = torch.empty_like(q[0])
+        gates_to_m, m_to_h = PackedMatrix(w_mg_GH.t(), batch), PackedMatrix(w_hm_HH.t(), batch)
         dh_next = dh_TBH.new_zeros(batch, hidden)
         dc = dc_BH.to(c.dtype).clone()
         gates, dgates = c.new_empty(batch, 4 * hidden), c.new_empty(batch, 4 * hidden)
@@ -125,14 +125,14 @@ class _Sequence(torch.autograd.Function):
             dc.mul_(f)
             dz = dp_t[:, : 4 * hidden]
             dz.copy_(dgates)
-            torch.mm(dz, w_mg_GH, out=dm)
+            dm = gates_to_m(dz)
             torch.mul(dm, p_t[:, 4 * hidden :], out=dq_t)
             torch.mul(dm, q_t, out=dp_t[:, 4 * hidden :])
             if keep is not None:
                 # W_mh's gradient and h's both go through dq, so one mask serves both.
                 dq_t.mul_(keep)
                 dc.mul_(keep)
-            dh_next = torch.mm(dq_t, w_hm_HH)
+            dh_next = m_to_h(dq_t)
         rows = time * batch
         dw_hm = dq.view(rows, hidden).t() @ h[:-1].reshape(rows, hidden) if ctx.needs_input_grad[3] else None
         dw_mg = None
