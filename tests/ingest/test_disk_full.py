@@ -2,7 +2,6 @@
 
 import errno
 import os
-import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,13 +58,13 @@ class _Full:
 @pytest.mark.parametrize("room", [0, 100, 100_000, 2_900_000])
 def test_no_room_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", TEXTS)
-    real = shards._Hashed.__init__
+    real = shards.HashedFile.__init__
 
     def init(self: Any, *args: Any) -> None:
         real(self, *args)
         self._file = _Full(self._file, room)
 
-    monkeypatch.setattr(shards._Hashed, "__init__", init)
+    monkeypatch.setattr(shards.HashedFile, "__init__", init)
     with pytest.raises(UserError, match=r"The disk of .*out is full: the corpus needs about \d") as caught:
         prepare([source], tmp_path / "out", PrepareSettings(split=(1, 0, 0)))
     assert "Free some space" in caught.value.remedy
@@ -87,13 +86,13 @@ def test_no_room_for_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "out").exists()
 
 
-def test_no_room_for_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from overnight.data.ingest.dedup import Seen
+def test_no_room_for_the_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from overnight.data.ingest.dedup import DigestTable
 
     def full(*_: Any) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Seen, "drop_known", full)
+    monkeypatch.setattr(DigestTable, "_put", full)
     with pytest.raises(UserError, match="is full"):
         prepare([write_jsonl(tmp_path / "a.jsonl", TEXTS)], tmp_path / "out", PrepareSettings(dedup=True))
     assert not (tmp_path / "out").exists()

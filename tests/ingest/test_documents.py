@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from ingest.checks import all_documents, digest_of, documents_of, write_jsonl
 
-from overnight.data.ingest import PrepareSettings, prepare
+from overnight.data.ingest import PrepareSettings, dedup, prepare
 from overnight.data.ingest.clean import document_maker
+from overnight.data.ingest.dedup import DigestTable
 from overnight.errors import UserError
 
 RANDOM = random.Random(7)
@@ -124,6 +125,23 @@ def test_duplicates(tmp_path: Path, workers: int) -> None:
     assert sorted(all_documents(tmp_path / "out")) == sorted(t.encode() + b"\n" for t in [*TEXTS[:100], "last"])
     prepare([tmp_path / "a.jsonl"], tmp_path / "kept", PrepareSettings(split=(3, 1, 1)), workers=workers)
     assert len(all_documents(tmp_path / "kept")) == 301
+
+
+def test_digest_table_is_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crowded places, the end of the table and many doublings by small blocks, against Python's own set."""
+    monkeypatch.setattr(dedup, "_BLOCK_BYTES", 160)
+    rng = random.Random(3)
+    prefixes = [bytes(8), b"\xff" * 8, b"\x80" + bytes(7)]
+    digests = [rng.randbytes(16) for _ in range(3000)]
+    digests += [rng.choice(prefixes) + rng.randrange(1, 500).to_bytes(8, "big") for _ in range(3000)]
+    rng.shuffle(digests)
+    table, known = DigestTable(tmp_path / "table", bits=2), set()
+    for digest in digests:
+        assert table.add(digest) == (digest not in known)
+        known.add(digest)
+    assert not any(table.add(digest) for digest in digests)
+    table.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["table"]
 
 
 @pytest.mark.usefixtures("small_pieces")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from ingest.checks import all_documents, digest_of, documents_of, write_jsonl
 
 from overnight.data.ingest import PrepareSettings, prepare, run
+from overnight.data.ingest.batches import Batch
 from overnight.data.ingest.shards import ShardWriter
 from overnight.errors import UserError
 
@@ -141,6 +143,30 @@ def test_shards_that_changed_meanwhile(tmp_path: Path, monkeypatch: pytest.Monke
     shard = sorted((out / "train").glob("*.bin"))[-1]
     shard.write_bytes(b"x" + shard.read_bytes()[1:])
     with pytest.raises(UserError, match=r"\.bin changed since the interrupted run wrote it"):
+        prepare([source], out, SETTINGS)
+
+
+def test_shards_not_yet_safe_on_disk_are_read_again(tmp_path: Path) -> None:
+    class Never(Executor):
+        def submit(self, *_: Any, **__: Any) -> "Future[Any]":
+            return Future()
+
+    writer = ShardWriter(tmp_path, "train", 10, Never())
+    writer.append(Batch("train", b"x" * 35, [5] * 7))
+    state = writer.state()
+    assert (len(state["shards"]), state["synced"], state["open"]["bytes"]) == (3, 0, 5)
+    assert ShardWriter(tmp_path, "train", 10, Never(), state).bytes == 35
+    (tmp_path / "train" / "00001.bin").write_bytes(b"x" * 9)
+    with pytest.raises(UserError, match=r"00001\.bin changed"):
+        ShardWriter(tmp_path, "train", 10, Never(), state)
+    assert ShardWriter(tmp_path, "train", 10, Never(), {**state, "synced": 3}).documents == 7
+
+
+def test_a_log_of_duplicates_that_lost_something_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = interrupted(tmp_path, monkeypatch)
+    log = out / ".overnight-partial" / "seen.log"
+    log.write_bytes(bytes(16) + log.read_bytes()[16:])
+    with pytest.raises(UserError, match=r"seen\.log changed since the interrupted run wrote it"):
         prepare([source], out, SETTINGS)
 
 

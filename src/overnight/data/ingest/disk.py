@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import sqlite3
 from pathlib import Path
 
 from overnight.data.ingest.progress import Progress
@@ -13,15 +12,15 @@ from overnight.errors import UserError
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write_error(error: OSError | sqlite3.OperationalError, out: Path, progress: Progress) -> UserError:
+def write_error(error: OSError, out: Path, progress: Progress) -> UserError:
     """The error to show for one that the system gave while writing, after what was written is deleted.
 
     Args:
-        error: of the system or the database of duplicates.
+        error: of the system.
         out: the corpus folder.
         progress: tells how much space the whole takes.
     """
-    full = error.errno in _NO_SPACE if isinstance(error, OSError) else "full" in str(error)
+    full = error.errno in _NO_SPACE
     if not full:
         return UserError(f"{out} cannot be written: {error}.", "Check the disk and its permissions.")
     parent = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())

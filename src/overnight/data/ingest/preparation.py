@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -123,7 +122,7 @@ def prepare(
         except UserError:
             folder.discard()
             raise
-        except (OSError, sqlite3.OperationalError) as error:
+        except OSError as error:
             folder.discard()
             raise write_error(error, folder.path, run.progress) from error
     _note_empty_splits(manifest, job, notify)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -66,9 +67,10 @@ class Run:
         self.progress.bytes_done = self.progress.bytes_resumed = sum(sizes[: self.done])
         limit = self.job.settings.shard_bytes
         with ExitStack() as stack:
+            background = stack.enter_context(ThreadPoolExecutor(1))
             self.writers = {}
             for split in SPLITS:
-                writer = ShardWriter(self.folder.path, split, limit, state["splits"].get(split))
+                writer = ShardWriter(self.folder.path, split, limit, background, state["splits"].get(split))
                 self.writers[split] = writer
                 stack.callback(writer.abandon)
             self.progress.wrote(
@@ -77,11 +79,11 @@ class Run:
             )
             self.seen = None
             if self.job.settings.dedup:
-                self.seen = Seen(self.folder.partial / "seen.sqlite", self.done)
+                self.seen = Seen(self.folder.partial, state.get("seen"))
                 stack.callback(self.seen.close)
             self._all_pieces(workers)
             for writer in self.writers.values():
-                writer.close_shard()
+                writer.finish()
 
     def _all_pieces(self, workers: int) -> None:
         committed = time.monotonic()
@@ -110,7 +112,7 @@ class Run:
     def _write(self, batch: Batch) -> None:
         if self.seen is not None:
             before = len(batch.sizes)
-            batch = self.seen.drop_known(batch, self.done)
+            batch = self.seen.drop_known(batch)
             self.counts["duplicates"] += before - len(batch.sizes)
         self.writers[batch.split].append(batch)
         self.progress.wrote(len(batch.sizes), len(batch.data) + 8 * len(batch.sizes))
@@ -125,12 +127,11 @@ class Run:
 
     def _commit(self) -> None:
         splits = {split: writer.state() for split, writer in self.writers.items()}
-        if self.seen is not None:
-            self.seen.commit()
         self.folder.note(
             {
                 "pieces_done": self.done,
                 "splits": splits,
+                "seen": self.seen.state() if self.seen is not None else None,
                 "counts": self.counts,
                 "errors": self.errors,
                 "documents": self.documents,

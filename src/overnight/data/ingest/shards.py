@@ -7,6 +7,8 @@ import os
 import sys
 from array import array
 from bisect import bisect_right
+from collections import deque
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
@@ -43,23 +45,31 @@ class ShardWriter:
         folder: the corpus.
         split: train, valid or test.
         limit: bound of a shard in bytes; only a single longer document goes beyond it.
+        background: a thread that brings closed shards safely to disk while the next one is written.
         state: of ``state()``, to go on from there; what the files hold beyond it is cut off.
 
     Raises:
         UserError: the files do not hold what the state says.
     """
 
-    def __init__(self, folder: Path, split: str, limit: int, state: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, split: str, limit: int, background: Executor, state: dict[str, Any] | None = None
+    ) -> None:
         self._folder, self._split, self._limit = folder, split, limit
+        self._background = background
+        self._syncing: deque[Future[None]] = deque()
         self.shards: list[Shard] = list(state["shards"]) if state else []
-        self._data: _Hashed | None = None
-        self._offsets: _Hashed | None = None
+        self._data: HashedFile | None = None
+        self._offsets: HashedFile | None = None
         self._documents = 0
+        for shard in self.shards[state["synced"] :] if state else ():
+            HashedFile(folder / shard["path"], shard["bytes"], shard["sha256"]).close()
+            HashedFile(folder / shard["offsets"], 8 * (shard["documents"] + 1), shard["offsets_sha256"]).close()
         if state and state["open"]:
             data_path, offsets_path = self._paths()
-            self._data = _Hashed(data_path, state["open"]["bytes"], state["open"]["sha256"])
+            self._data = HashedFile(data_path, state["open"]["bytes"], state["open"]["sha256"])
             self._documents = state["open"]["documents"]
-            self._offsets = _Hashed(offsets_path, 8 * (self._documents + 1), state["open"]["offsets_sha256"])
+            self._offsets = HashedFile(offsets_path, 8 * (self._documents + 1), state["open"]["offsets_sha256"])
 
     @property
     def bytes(self) -> int:
@@ -82,7 +92,7 @@ class ShardWriter:
             room = self._limit - self._data.size
             last = bisect_right(ends, ends[first] + room) - 1
             if last <= first and self._data.size:
-                self.close_shard()
+                self._close_shard()
                 continue
             last = max(last, first + 1)
             base = self._data.size - ends[first]
@@ -92,7 +102,9 @@ class ShardWriter:
             first = last
 
     def state(self) -> dict[str, Any]:
-        """Where the files stand, once they are flushed: plain values for the journal."""
+        """Where the files stand, once they are flushed: plain values for the record of progress."""
+        while self._syncing and self._syncing[0].done():
+            self._syncing.popleft().result()
         opened = None
         if self._data is not None and self._offsets is not None:
             opened = {
@@ -101,15 +113,21 @@ class ShardWriter:
                 "sha256": self._data.sha256(),
                 "offsets_sha256": (self._offsets.flush(), self._offsets.sha256())[1],
             }
-        return {"shards": list(self.shards), "open": opened}
+        return {"shards": list(self.shards), "synced": len(self.shards) - len(self._syncing), "open": opened}
 
-    def close_shard(self) -> None:
-        """Close the shard under way, its bytes safe on disk; nothing happens where there is none."""
+    def finish(self) -> None:
+        """Close the shard under way and wait until all bytes are safe on disk."""
+        self._close_shard()
+        for waiting in self._syncing:
+            waiting.result()
+
+    def _close_shard(self) -> None:
         if self._data is None or self._offsets is None:
             return
         path, offsets = shard_paths(self._split, len(self.shards))
-        self._data.close(sync=True)
-        self._offsets.close(sync=True)
+        self._data.flush()
+        self._offsets.flush()
+        self._syncing.append(self._background.submit(_sync, self._data, self._offsets))
         self.shards.append(
             {
                 "path": path,
@@ -128,23 +146,32 @@ class ShardWriter:
         for file in (self._data, self._offsets):
             if file is not None:
                 with suppress(OSError):
-                    file.close(sync=False)
+                    file.close()
         self._data = self._offsets = None
 
     def _paths(self) -> tuple[Path, Path]:
         data, offsets = shard_paths(self._split, len(self.shards))
         return self._folder / data, self._folder / offsets
 
-    def _open(self) -> tuple[_Hashed, _Hashed]:
+    def _open(self) -> tuple[HashedFile, HashedFile]:
         data_path, offsets_path = self._paths()
         data_path.parent.mkdir(exist_ok=True)
-        offsets = _Hashed(offsets_path)
+        offsets = HashedFile(offsets_path)
         offsets.write(_little_endian([0]))
-        return _Hashed(data_path), offsets
+        return HashedFile(data_path), offsets
 
 
-class _Hashed:
-    """A file that grows and whose digest is known all the while."""
+class HashedFile:
+    """A file that grows and whose digest is known all the while.
+
+    Args:
+        path: the file.
+        size: bytes that it holds already; what follows them is cut off.
+        digest: their sha256; empty begins the file anew.
+
+    Raises:
+        UserError: the file does not begin with those bytes.
+    """
 
     def __init__(self, path: Path, size: int = 0, digest: str = "") -> None:
         self.size = 0
@@ -164,24 +191,35 @@ class _Hashed:
             self._file.seek(size)
 
     def write(self, data: bytes | memoryview) -> None:
+        """Append."""
         self._file.write(data)
         self._hash.update(data)
         self.size += len(data)
 
     def flush(self) -> int:
+        """Hand everything to the system; returns the size."""
         self._file.flush()
         return self.size
 
     def sha256(self) -> str:
+        """Digest of all bytes so far."""
         return self._hash.hexdigest()
 
-    def close(self, sync: bool) -> None:
+    def sync(self) -> None:
+        """Bring all bytes safely to disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._file.close()
+
+
+def _sync(*files: HashedFile) -> None:
+    for file in files:
         try:
-            if sync:
-                self._file.flush()
-                os.fsync(self._file.fileno())
+            file.sync()
         finally:
-            self._file.close()
+            file.close()
 
 
 def _changed(path: Path) -> UserError:
