@@ -1,0 +1,60 @@
+"""The runs whose first losses are kept, on text that is the same on every machine and Python."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+from oracles.corpus import write_corpus
+
+from overnight.recipes import find
+from overnight.train.launch import Options, train
+from overnight.train.run import Run
+
+STEPS = 5
+
+
+def text(size: int, seed: int) -> bytes:
+    """Words of a small vocabulary, from a linear congruential generator: ``random`` may change between Pythons."""
+    out, state = bytearray(), seed
+    while len(out) < size:
+        state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+        word = (state >> 40) % 97
+        out += bytes(97 + (word * place) % 26 for place in range(1, 3 + word % 6))
+        out += b"\n" if word % 11 == 0 else b" "
+    return bytes(out[:size])
+
+
+def make_corpus(folder: Path) -> Path:
+    """Two shards of four documents to train on, and a held-out one."""
+    shards = [[text(5000, 10 * shard + document) for document in range(4)] for shard in range(2)]
+    return write_corpus(folder, train=shards, valid=[[text(3000, 99)]])
+
+
+def byte_lm(corpus: Path) -> Run:
+    run: Run = find("byte-lm")(corpus, preset="laptop", steps=STEPS)
+    return run.with_setting("model.hidden_size=32")
+
+
+def builtin(corpus: Path) -> Run:
+    """The recipe as it is; its corpus alone is exchanged, since every Python's standard library is another text."""
+    with mock.patch("overnight.data.builtin.builtin_corpus", return_value=corpus):
+        run: Run = find("builtin")(steps=STEPS)
+    return run
+
+
+RUNS: dict[str, Callable[[Path], Run]] = {"byte-lm": byte_lm, "builtin": builtin}
+
+
+def first_losses(name: str, work: Path) -> list[float]:
+    """Train in ``work``, in fp32 on one thread, and read the losses from metrics.jsonl."""
+    run = RUNS[name](make_corpus(work / "corpus"))
+    run = replace(run, precision="fp32", threads=1, log_every=1, evaluations=0)
+    train(run, work / "run", Options(device="cpu", quiet=True))
+    lines = (work / "run" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def golden_file(name: str) -> Path:
+    return Path(__file__).parent / f"{name}.json"
