@@ -35,6 +35,12 @@ def plain(model: ByteLM, data: bytes, starts: set[int]) -> float:
     return bits / len(data)
 
 
+@pytest.fixture
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of one byte, so that a short stream may have many lanes."""
+    monkeypatch.setattr("overnight.evaluate.heldout.BLOCK_BYTES", 1)
+
+
 @pytest.mark.parametrize("length", [1, 7, 63, 5000])
 def test_one_lane_is_plain_sequential_evaluation(make_stream: Make, opinionated: ByteLM, length: int) -> None:
     data = words(701)
@@ -45,6 +51,7 @@ def test_one_lane_is_plain_sequential_evaluation(make_stream: Make, opinionated:
         assert found.bits_per_byte == pytest.approx(plain(opinionated, data, starts), rel=1e-6)
 
 
+@pytest.mark.usefixtures("short_blocks")
 @pytest.mark.parametrize("lanes", [2, 5, 64, 999])
 @pytest.mark.parametrize("length", [7, 101, 512])
 def test_lanes_change_nothing_once_their_state_is_warm(
@@ -55,11 +62,46 @@ def test_lanes_change_nothing_once_their_state_is_warm(
     stream = make_stream(documents[:9], documents[9:])
     one = evaluate_heldout(opinionated, stream, lanes=1, reset="document")
     many = evaluate_heldout(opinionated, stream, lanes=lanes, length=length, reset="document", warm_up=37)
+    assert many.lanes == lanes
     assert many.bits_per_byte == pytest.approx(one.bits_per_byte, rel=1e-6)
     cold = evaluate_heldout(opinionated, stream, lanes=lanes, length=length, reset="document", warm_up=0)
     assert cold.bits_per_byte != pytest.approx(one.bits_per_byte, rel=1e-5)
 
 
+@pytest.mark.parametrize(("blocks", "lanes"), [(0.5, 1), (1.9, 1), (3.5, 3), (9.0, 5)])
+def test_no_lane_is_shorter_than_a_block(make_stream: Make, blocks: float, lanes: int) -> None:
+    size = int(blocks * BLOCK_BYTES)
+    found = evaluate_heldout(Fixed(torch.zeros(256)), make_stream([bytes(size)]), lanes=5)
+    assert (found.lanes, found.bytes) == (lanes, size)
+
+
+def test_ranks_whose_lanes_are_not_read_add_nothing(make_stream: Make) -> None:
+    stream = make_stream([words(3 * BLOCK_BYTES + 7)])
+    shares = [
+        evaluate_heldout(Fixed(torch.zeros(256)), stream, lanes=8, first=first, count=2).bytes
+        for first in (0, 2, 4, 6)
+    ]
+    assert sum(shares) == len(stream)
+    assert [share > 0 for share in shares] == [True, True, False, False]
+
+
+def test_the_interval_covers_the_truth_of_a_short_stream(make_stream: Make) -> None:
+    """Text whose rate drifts over thousands of bytes: blocks cut short by 64 lanes would be alike to each other."""
+    logits = torch.zeros(256)
+    logits[0] = 6.0
+    generator = np.random.default_rng(0)
+    cost = -logits.double().log_softmax(0) / math.log(2)
+    truth = 0.5 * float(cost[0] + cost[1])
+    covered = 0
+    for _ in range(100):
+        share = np.repeat(generator.choice([0.3, 0.7], 40), 5120)
+        data = (generator.random(len(share)) < share).astype(np.uint8).tobytes()
+        found = evaluate_heldout(Fixed(logits), make_stream([data]), lanes=64, warm_up=0)
+        covered += found.low <= truth <= found.high
+    assert covered >= 85
+
+
+@pytest.mark.usefixtures("short_blocks")
 def test_ranks_add_up(make_stream: Make, opinionated: ByteLM) -> None:
     stream = make_stream([words(2003)])
     whole = evaluate_heldout(opinionated, stream, lanes=10, length=64)
@@ -80,6 +122,7 @@ def test_ranks_add_up(make_stream: Make, opinionated: ByteLM) -> None:
         assert ours == pytest.approx(theirs, rel=1e-6)  # float32 products of other widths
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_a_rank_without_lanes_adds_nothing(make_stream: Make, opinionated: ByteLM) -> None:
     found = evaluate_heldout(opinionated, make_stream([words(100)]), lanes=2, first=2, count=0)
     assert found.bytes == 0
@@ -162,6 +205,7 @@ def test_autocast_is_near_full_precision(make_stream: Make) -> None:
     assert half.bits_per_byte != full.bits_per_byte
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_mode_is_restored_and_progress_reported(make_stream: Make) -> None:
     model, seen = Fixed(torch.zeros(256)), []
     model.train()

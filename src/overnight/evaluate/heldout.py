@@ -30,7 +30,7 @@ class HeldOut:
         high: upper end.
         bytes: how many were scored, over all ranks.
         seconds: wall time.
-        lanes: read side by side, over all ranks.
+        lanes: that were read side by side, over all ranks.
     """
 
     bits_per_byte: float
@@ -103,14 +103,15 @@ def evaluate_heldout(
         model: called as ``model(ids_TB, carry, reset_TB) -> (logits_TBV, carry)``, carry None meaning zeros; it is in
             evaluation mode meanwhile.
         stream: usually ``Corpus(folder).split("valid")``.
-        lanes: B, over all ranks.
+        lanes: B, over all ranks; fewer where a lane would be shorter than ``BLOCK_BYTES``, since short blocks are
+            alike to their neighbours and would make the interval too narrow.
         length: T, bytes a lane and call of the model. The memory grows with B·T, the result does not depend on it; None
             takes about ``CALL_BYTES`` a call.
         reset: zero the state at starts of ``shard``, of ``document``, or ``never``; as in training.
         warm_up: bytes that a lane reads before its own, without scoring them.
         autocast: dtype of ``torch.autocast``; None computes in the model's own.
         device: where the model is; None looks at its first parameter.
-        first, count: score only these lanes, the share of one rank.
+        first, count: score only these of the lanes asked for, the share of one rank; it is empty if there are fewer.
         add_over_ranks: float64 sums of this rank, on ``device`` → their sums over ranks (an all-reduce); every rank
             then has the result over all lanes.
         on_progress: called after each window with the bytes of this rank that are scored and that there are to score.
@@ -122,6 +123,8 @@ def evaluate_heldout(
         ``evaluate_heldout(model, Corpus("my-corpus").split("valid")).bits_per_byte``
     """
     began = time.perf_counter()
+    if lanes > 1:
+        lanes = max(1, min(lanes, len(stream) // BLOCK_BYTES))
     length = max(1, min(512, CALL_BYTES // max(lanes, 1))) if length is None else length
     windows = HeldOutWindows(stream, lanes=lanes, length=length, reset=reset, warm_up=warm_up, first=first, count=count)
     device = next(model.parameters()).device if device is None else torch.device(device)
