@@ -29,7 +29,7 @@ class BatchPlan:
 
     def __str__(self) -> str:
         return (
-            f"{self.global_batch_size:,} = {self.world_size} rank{'s' * (self.world_size > 1)} × "
+            f"{self.global_batch_size:,} = {_ranks(self.world_size)} × "
             f"{self.grad_accum_steps} accumulation × {self.micro_batch_size:,} micro-batch"
         )
 
@@ -54,7 +54,11 @@ def plan_batches(global_batch_size: int, world_size: int, micro_batch_size: int 
     if micro < 1 or share % micro:
         divisor = max(size for size in range(1, share + 1) if share % size == 0 and size <= max(1, micro))
         raise UserError(
-            f"A batch of {global_batch_size} is not divisible by {world_size} ranks × micro-batch {micro_batch_size}.",
+            f"A batch of {global_batch_size} is not divisible by {_ranks(world_size)} × micro-batch {micro}.",
             f"Take --micro-batch-size {divisor}.",
         )
     return BatchPlan(global_batch_size, world_size, micro, share // micro)
+
+
+def _ranks(count: int) -> str:
+    return f"{count} rank{'s' * (count > 1)}"
