@@ -83,6 +83,26 @@ def test_text_documents(tmp_path: Path, document: str, expected: list[bytes]) ->
     assert all_documents(tmp_path / "out") == expected
 
 
+def test_a_text_file_alone_is_cut_into_blocks(tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = PrepareSettings(split=(1, 0, 0), framing="none")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("one\n\ntwo\n")
+    for number, sources in enumerate(([tmp_path / "in" / "a.txt"], [tmp_path / "in"], [f"{tmp_path}/in/*"])):
+        manifest = prepare(sources, tmp_path / f"{number}", settings, notify=said.append)
+        assert all_documents(tmp_path / f"{number}") == [b"one", b"two"]
+        assert manifest["settings"]["document"] == "blank-line"
+        assert said.pop() == "One text file: each block between blank lines is a document (--document says otherwise)."
+    (tmp_path / "in" / "b.txt").write_text("three\n\nfour\n")
+    for number, sources in enumerate(
+        ([tmp_path / "in"], [f"{tmp_path}/in/*.txt"], sorted((tmp_path / "in").iterdir()))
+    ):
+        manifest = prepare(sources, tmp_path / f"more{number}", settings, format="txt", notify=said.append)
+        assert all_documents(tmp_path / f"more{number}") == [b"one\n\ntwo\n", b"three\n\nfour\n"]
+        assert manifest["settings"]["document"] == "file"
+    assert said == []
+
+
 def test_bytes_that_are_not_utf8_are_kept_and_counted(tmp_path: Path) -> None:
     latin = "café".encode("latin-1")
     (tmp_path / "a.txt").write_bytes(latin)
@@ -197,7 +217,7 @@ def test_field_is_guessed(tmp_path: Path) -> None:
 
 
 def test_long_documents(tmp_path: Path) -> None:
-    settings = PrepareSettings(split=(1, 0, 0), framing="none", max_document_mb=0.001, on_error="skip")
+    settings = PrepareSettings(split=(1, 0, 0), framing="none", max_document_mb=0.001, on_error="skip", document="file")
     text = ("é" * 30 + "\n") * 100
     (tmp_path / "a.txt").write_text(text)
     prepare([tmp_path / "a.txt"], tmp_path / "file", settings)

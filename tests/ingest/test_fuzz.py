@@ -150,7 +150,7 @@ def test_text_lines_round_trip(values: list[bytes]) -> None:
 @FUZZ
 @given(st.binary(min_size=1, max_size=400), st.sampled_from([1, 2, 7, 50]))
 def test_cut_text_joins_to_itself(data: bytes, limit: int) -> None:
-    chosen = PrepareSettings(split=(1, 0, 0), framing="none", max_document_mb=limit / 1e6)
+    chosen = PrepareSettings(split=(1, 0, 0), framing="none", document="file", max_document_mb=limit / 1e6)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "a.txt").write_bytes(data)
         prepare([folder], Path(folder, "out"), chosen)

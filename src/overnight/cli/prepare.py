@@ -138,7 +138,7 @@ def settings_of(arguments: Arguments) -> PrepareSettings:
         ) from None
     return PrepareSettings(
         text_field=arguments.text_field or None,
-        document=_document(arguments),
+        document=arguments.document,
         quoting=arguments.quoting,
         strip_tags=arguments.strip_tags,
         unescape_html=arguments.unescape_html,
@@ -152,20 +152,9 @@ def settings_of(arguments: Arguments) -> PrepareSettings:
     )
 
 
-def _document(arguments: Arguments) -> Literal["file", "line", "blank-line"]:
-    if arguments.document != "auto":
-        return arguments.document
-    alone = len(arguments.src) == 1 and not (arguments.valid or arguments.test)
-    stem = arguments.src[0].lower().removesuffix(".gz").removesuffix(".zst") if alone else ""
-    named_text = arguments.format.startswith("txt") if arguments.format else stem.endswith(".txt")
-    return "blank-line" if named_text and (arguments.src[0] == "-" or os.path.isfile(arguments.src[0])) else "file"
-
-
 def _prepare(arguments: Arguments, progress: Progress) -> dict[str, Any]:
     from overnight.data.ingest import parse_part, prepare
 
-    if arguments.document == "auto" and _document(arguments) == "blank-line":
-        _say("One text file: each block between blank lines is a document (--document says otherwise).")
     if arguments.workers < 1:
         raise UserError(f"--workers is {arguments.workers}.", "Give 1 or more.")
     return prepare(

@@ -88,7 +88,7 @@ def prepare(
     if piped and part:
         raise UserError("Standard input cannot be shared out in parts.", "Give files, or leave --part away.")
     stream = Replay(stdin or sys.stdin.buffer) if piped else None
-    settings = _with_text_field(settings, found, stream, notify)
+    settings = _with_text_field(_with_document(settings, found, notify), found, stream, notify)
     heldout = _heldout(valid, test)
     described = {**settings.as_json(), "heldout": heldout, "sources_sha256": sources_digest(found)}
     job = Job(settings, _shares(settings, heldout))
@@ -158,6 +158,17 @@ def _with_lines_told(source: Source) -> Source:
         if holds_lines(stream):
             return replace(source, format="jsonl")
     return source
+
+
+def _with_document(
+    settings: PrepareSettings, sources: Sequence[Source], notify: Callable[[str], None]
+) -> PrepareSettings:
+    if settings.document != "auto":
+        return settings
+    alone = len(sources) == 1 and sources[0].format == "txt"
+    if alone:
+        notify("One text file: each block between blank lines is a document (--document says otherwise).")
+    return replace(settings, document="blank-line" if alone else "file")
 
 
 def _with_text_field(

@@ -11,7 +11,7 @@ from overnight.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 
-Document = Literal["file", "line", "blank-line"]
+Document = Literal["auto", "file", "line", "blank-line"]
 Quoting = Literal["auto", "double", "none"]
 Framing = Literal["newline", "none", "reviews"]
 OnError = Literal["stop", "skip"]
@@ -23,7 +23,9 @@ class PrepareSettings:
 
     Args:
         text_field: field or column that holds the text; None guesses it where one field holds strings.
-        document: what one document of a ``.txt`` file is: the whole file, each line, or each block between blank lines.
+        document: what one document of a ``.txt`` file is: the whole file, each line, or each block between blank lines;
+            "auto" is blocks where the only source is a text file, all of which would else fall into one split, and
+            files otherwise.
         quoting: whether a double quote encloses fields; "auto" is "double" for CSV and "none" for TSV.
         strip_tags: replace HTML tags by a space.
         unescape_html: replace entities (``&amp;``) by the characters they stand for; after ``strip_tags``.
@@ -45,7 +47,7 @@ class PrepareSettings:
     """
 
     text_field: str | None = None
-    document: Document = "file"
+    document: Document = "auto"
     quoting: Quoting = "auto"
     strip_tags: bool = False
     unescape_html: bool = False
