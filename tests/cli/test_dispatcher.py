@@ -112,7 +112,6 @@ def test_interrupted_before_anything_began(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_a_reader_that_goes_away() -> None:
-    began = time.monotonic()
     listed = subprocess.Popen(
         [sys.executable, "-m", "overnight", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
