@@ -1,6 +1,7 @@
 """Byte lanes: contiguous, shared by ranks without overlap, reset where a unit starts, a pure function of the step."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from oracles.corpus import write_corpus
 
 from overnight.data.corpus import ByteStream, Corpus
-from overnight.data.lanes import LaneBatch, Lanes
+from overnight.data.lanes import LaneBatch, Lanes, corpus_lanes
 from overnight.errors import UserError
 
 Make = Callable[..., ByteStream]
@@ -165,6 +166,19 @@ def test_too_short_for_any_batch(make_stream: Make) -> None:
 def test_settings_out_of_range(make_stream: Make, wrong: dict[str, object]) -> None:
     with pytest.raises(UserError):
         Lanes(**{"stream": make_stream([bytes(100)]), "lanes": 2, "length": 5, **wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("local_rank", "verified"), [(None, True), ("0", True), ("1", False)])
+def test_one_rank_of_a_host_hashes_the_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_rank: str | None, verified: bool
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    folder = write_corpus(tmp_path / "corpus", train=[[bytes(100)]])
+    (folder / "train" / "00000.bin").write_bytes(bytes(99) + b"x")
+    with pytest.raises(UserError, match="was altered") if verified else nullcontext():
+        assert corpus_lanes(corpus=str(folder), lanes=2, seed=0, length=5).digest == Corpus(folder).digest
 
 
 def test_batches_move_to_a_device(make_stream: Make) -> None:

@@ -6,6 +6,7 @@ e = t // steps_per_epoch starts every lane r(seed, e) bytes further along the st
 see other window edges. Resuming is one integer.
 """
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +115,8 @@ class Lanes:
 def corpus_lanes(
     *, corpus: str, lanes: int, seed: int | None, split: str = "train", length: int = 256, reset: str = "shard"
 ) -> Lanes:
-    """The lanes of a corpus folder, after checking every shard against its manifest.
+    """The lanes of a corpus folder, after checking every shard against its manifest: on a host with several ranks the
+    one whose ``LOCAL_RANK`` is 0 does that for all of them.
 
     Args:
         corpus: a folder made by ``overnight prepare``.
@@ -125,7 +127,8 @@ def corpus_lanes(
         UserError: if the folder is no corpus, a shard was altered, or the split is too short.
     """
     opened = Corpus(corpus)
-    opened.verify()
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        opened.verify()
     made = Lanes(opened.split(split), lanes, length, seed=seed, reset=reset)
     made.digest = opened.digest
     return made
