@@ -26,7 +26,6 @@ class Shard:
     path: Path
     offsets_path: Path
     size: int
-    documents: int
     sha256: str
     offsets_sha256: str
 
@@ -72,11 +71,6 @@ class ByteStream:
     def head(self, size: int) -> "ByteStream":
         """The first ``size`` bytes."""
         return ByteStream(self.shards, min(size, len(self)))
-
-    @property
-    def documents(self) -> int:
-        """Documents that start in the stream."""
-        return sum(shard.documents for shard in self.shards) if self._limit is None else len(self.document_starts)
 
     @property
     def shard_starts(self) -> Offsets:
@@ -143,9 +137,7 @@ class Corpus:
             path, offsets = self.folder / entry["path"], self.folder / entry["offsets"]
             _check_size(path, entry["bytes"])
             _check_size(offsets, 8 * (entry["documents"] + 1))
-            shards.append(
-                Shard(path, offsets, entry["bytes"], entry["documents"], entry["sha256"], entry["offsets_sha256"])
-            )
+            shards.append(Shard(path, offsets, entry["bytes"], entry["sha256"], entry["offsets_sha256"]))
         return shards
 
     def split(self, name: str) -> ByteStream:

@@ -15,13 +15,11 @@ class Loss:
         total: summed loss in nats, with its graph.
         count: how many targets it sums over.
         carry: recurrent state after the micro-batch, lanes first; empty for models without.
-        metrics: further sums by name.
     """
 
     total: Tensor
     count: int
     carry: Mapping[str, Tensor] = field(default_factory=dict)
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Task(Protocol):

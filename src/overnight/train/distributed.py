@@ -110,10 +110,6 @@ class World:
                 joined[name] = torch.cat(parts).cpu()
         return joined
 
-    def barrier(self) -> None:
-        if self.world_size > 1:
-            dist.barrier()
-
 
 def under_torchrun() -> bool:
     """Whether torchrun started this process."""
