@@ -189,7 +189,7 @@ def test_the_last_samples_are_shown_as_they_are(make_run: RunMaker, page_of: Pag
     sample = {
         "step": 900,
         "prompt": "<b>&",
-        "text": "<b>& then\n\t\x00\x1b[31mred\r\x7f</pre>\u202e",
+        "text": " then\n\t\x00\x1b[31mred\r\x7f</pre>\u202e",
         "temperature": 0.7,
     }
     with (folder / "samples.jsonl").open("a") as lines:

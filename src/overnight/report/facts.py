@@ -44,7 +44,7 @@ def facts_of(record: RunRecord) -> Facts:
     tokens = _first(ended.tokens if ended else None, last.tokens if last else None)
     seconds = _first(ended.seconds if ended else None, last.seconds if last else None)
     places = (record.derived, record.environment, record.run)
-    per_step = _number(find_setting(places, "tokens_per_step", "bytes_per_step"))
+    per_step = _number(find_setting(places, "tokens_per_step"))
     if per_step is None and tokens is not None and steps:
         per_step = tokens / steps
     scored = headline_evaluations(record)
@@ -54,18 +54,18 @@ def facts_of(record: RunRecord) -> Facts:
         final=_final(ended, scored),
         best=_best(ended, scored),
         baselines=record.summary.baselines if record.summary else (),
-        parameters=_number(find_setting(places, "parameters", "parameter_count", "num_parameters", "n_parameters")),
+        parameters=_number(find_setting(places, "parameters")),
         steps=None if steps is None else int(steps),
         bytes_seen=tokens,
         seconds=seconds,
         bytes_per_s=tokens / seconds if tokens is not None and seconds else None,
-        batch=_number(find_setting(places, "global_batch_size", "batch_size")),
+        batch=_number(find_setting(places, "global_batch_size")),
         bytes_per_step=per_step,
         lr=_first(
-            _number(find_setting(places, "lr", "peak_lr")),
+            _number(find_setting(places, "lr")),
             max((metric.lr for metric in record.metrics if metric.lr is not None), default=None),
         ),
-        precision=str(find_setting(places, "precision", "dtype") or ""),
+        precision=str(find_setting(places, "precision") or ""),
         skipped=next((m.skipped for m in reversed(record.metrics) if m.skipped is not None), None),
     )
 

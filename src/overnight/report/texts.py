@@ -47,12 +47,10 @@ def texts_of(samples: Sequence[Sample]) -> Texts:
 
 
 def _shown(sample: Sample, limit: int) -> Text:
-    # Some writers repeat the prompt at the head of the text.
-    text = sample.text.removeprefix(sample.prompt)
     return Text(
         step=sample.step,
         temperature=sample.temperature,
         prompt=sample.prompt.translate(_PICTURES),
-        text=text[:limit].translate(_PICTURES),
-        cut=max(0, len(text) - limit),
+        text=sample.text[:limit].translate(_PICTURES),
+        cut=max(0, len(sample.text) - limit),
     )
