@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import tyro
 
+from overnight.cli.terminal import without_controls
+
 if TYPE_CHECKING:
     from torch import nn
 
 RULE = "─" * 40
 _SMALL_BYTES = 64 << 20  # such weights come from the cache, where waiting for a second thread costs more than it gives
-_CONTROLS = {code: "�" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _show(prompt: bytes, steps: Iterator[list[bytes]], samples: int, out: TextIO
     def write(chunks: Iterator[bytes]) -> None:
         for piece in text(chunks):
             if piece:
-                out.write(piece.translate(_CONTROLS) if out.isatty() else piece)
+                out.write(without_controls(piece) if out.isatty() else piece)
                 out.flush()
         out.write("\n")
 

@@ -1,12 +1,14 @@
 """What `overnight train` says at the end: a sample, a table, the report's path, and what to type next."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from overnight.cli.terminal import without_controls
 from overnight.errors import UserError
 
 
@@ -17,20 +19,18 @@ def print_outcome(folder: Path, summary: dict[str, Any]) -> int:
     if summary["state"] == "stopped":
         if main:
             console.print(f"{summary['reason']} Go on with it:\n  overnight train {folder} --resume", soft_wrap=True)
-        return 130 if "SIGINT" in summary["reason"] else 143
+        return 128 + signal.Signals[summary["signal"]]
     if not main:
         return 0
     text = _last_sample(folder)
     if text:
         console.rule("a sample")
-        console.print(text, markup=False, soft_wrap=True)
+        shown = without_controls(text) if console.is_terminal else text
+        console.print(shown, markup=False, soft_wrap=True)
         console.rule()
     if summary["final"] is not None:
         console.print(_table(summary))
-    report = _report(folder)
-    console.print(
-        f"report      {report}" if report else "report      pip install 'overnight[report]' draws it", soft_wrap=True
-    )
+    console.print(f"report      {_report(folder)}", markup=False, soft_wrap=True)
     console.print(f"generate    overnight generate {folder}", soft_wrap=True)
     return 0
 
@@ -58,10 +58,11 @@ def _last_sample(folder: Path) -> str | None:
         return None
 
 
-def _report(folder: Path) -> Path | None:
-    try:
-        from overnight.report import write_report
+def _report(folder: Path) -> str:
+    """Where the report is, or why there is none: the model is saved all the same."""
+    from overnight.report import write_report
 
-        return Path(write_report([folder]))
-    except (UserError, OSError):  # the model is saved all the same
-        return None
+    try:
+        return str(write_report([folder]))
+    except (UserError, OSError) as error:
+        return str(error)

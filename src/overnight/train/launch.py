@@ -162,9 +162,12 @@ def _memory_in_words(loop: Loop) -> str:
         ) from error
 
 
+def _signal(loop: Loop) -> str:
+    return (loop.stopped_by or loop.stop.signal or signal.SIGTERM).name
+
+
 def _stopped(loop: Loop, what: str) -> str:
-    name = (loop.stopped_by or loop.stop.signal or signal.SIGTERM).name
-    return f"Stopped by {name} at step {loop.state.step:,}{what}."
+    return f"Stopped by {_signal(loop)} at step {loop.state.step:,}{what}."
 
 
 def _sum_up(loop: Loop) -> dict[str, Any]:
@@ -196,6 +199,7 @@ def _write_summary(
         {
             "state": ended,
             "reason": reason,
+            "signal": _signal(loop) if ended == "stopped" else None,
             "step": state.step,
             "samples": state.step * loop.run.global_batch_size,
             "tokens": state.tokens,
