@@ -61,6 +61,13 @@ def record(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corpus has less than one block; this gives it an interval."""
+    monkeypatch.setattr("overnight.evaluate.heldout.BLOCK_BYTES", 41)
+
+
+@pytest.mark.usefixtures("short_blocks")
 def test_evaluate_gives_the_exact_figure(run: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = record(capsys, str(run), "--device", "cpu")
     expected = evaluate_heldout(model_of(10), Corpus(corpus).split("valid"), reset="document")
@@ -80,6 +87,7 @@ def test_evaluate_options(run: Path, corpus: Path, tmp_path: Path, capsys: pytes
     assert record(capsys, str(run), "--precision", "bf16")["precision"] == "bf16"
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_evaluate_prints_sentences(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([str(run), "--baselines"]) == 0
     out = capsys.readouterr().out

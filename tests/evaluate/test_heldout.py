@@ -78,8 +78,7 @@ def test_no_lane_is_shorter_than_a_block(make_stream: Make, blocks: float, lanes
 def test_ranks_whose_lanes_are_not_read_add_nothing(make_stream: Make) -> None:
     stream = make_stream([words(3 * BLOCK_BYTES + 7)])
     shares = [
-        evaluate_heldout(Fixed(torch.zeros(256)), stream, lanes=8, first=first, count=2).bytes
-        for first in (0, 2, 4, 6)
+        evaluate_heldout(Fixed(torch.zeros(256)), stream, lanes=8, first=first, count=2).bytes for first in (0, 2, 4, 6)
     ]
     assert sum(shares) == len(stream)
     assert [share > 0 for share in shares] == [True, True, False, False]
