@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+from dataclasses import replace
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -145,6 +146,16 @@ def test_the_page_keeps_to_80_columns_and_loses_nothing() -> None:
     ):
         assert part in flat, part
     assert "…" not in text
+
+
+def test_an_accelerator_that_training_does_not_use_is_explained() -> None:
+    mac = replace(BIG, torch=replace(BIG.torch, accelerators=(Accelerator("mps:0", "mps", None, ""),)), device="cpu")
+    for found, expected in ((mac, "cpu; mps is not used: training runs on CUDA and the CPU only."), (BIG, "cuda")):
+        console = Console(file=io.StringIO(), width=200)
+        show(found, console)
+        assert isinstance(console.file, io.StringIO)
+        (line,) = (line for line in console.file.getvalue().splitlines() if line.startswith("trains on"))
+        assert line.split(None, 2)[2].strip() == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine trains on its GPU")

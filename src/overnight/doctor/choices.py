@@ -19,6 +19,18 @@ def training_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def why_not_accelerated(devices: tuple[str, ...], device: str) -> str:
+    """Why training takes ``device`` by default though torch has others, such as ``mps:0``; empty where it has none.
+
+    >>> why_not_accelerated(("mps:0",), "cpu")
+    'mps is not used: training runs on CUDA and the CPU only.'
+    >>> why_not_accelerated((), "cpu"), why_not_accelerated(("cuda:0",), "cuda")
+    ('', '')
+    """
+    unused = sorted({name.split(":")[0] for name in devices} - {device})
+    return f"{', '.join(unused)} is not used: training runs on CUDA and the CPU only." if unused else ""
+
+
 def examine_precision(device: str) -> tuple[Choice, ...]:
     """bf16, fp16 and fp32 on ``device``: which one training takes by default and why not the others."""
     import torch

@@ -5,7 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from overnight.doctor import Examination
-from overnight.doctor.choices import Choice
+from overnight.doctor.choices import Choice, why_not_accelerated
 
 
 def show(found: Examination, console: Console) -> None:
@@ -61,7 +61,8 @@ def _torch(found: Examination) -> list[tuple[str, str]]:
     if not t.accelerators:
         rows.append(("accelerators", t.note or "none"))
     rows.append(("distributed", " ".join(t.backends) or "not in this build"))
-    rows.append(("trains on", found.device))
+    why = why_not_accelerated(tuple(a.device for a in t.accelerators), found.device)
+    rows.append(("trains on", f"{found.device}; {why}" if why else found.device))
     return rows
 
 
