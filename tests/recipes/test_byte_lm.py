@@ -128,6 +128,7 @@ def test_two_budgets_are_refused(corpus: Path) -> None:
         ({"optimizer": "torch.optim.Sdg"}, "'torch.optim.Sdg' cannot be imported"),
         ({"optimizer": "no_such_package.Optimizer"}, "'no_such_package.Optimizer' cannot be imported"),
         ({"batch_size": 0}, "A batch of 0 cannot work. Take at least 1."),
+        ({"warmup_steps": -1}, "--warmup-steps -1 cannot work. Take 0 for none, or more."),
         ({"batch_size": -4}, "A batch of -4 cannot work. Take at least 1."),
     ],
 )

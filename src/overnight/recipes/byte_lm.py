@@ -160,6 +160,8 @@ def _schedule(
 ) -> "partial[Any]":
     from overnight.schedule import curves
 
+    if warmup_steps is not None and warmup_steps < 0:
+        raise UserError(f"--warmup-steps {warmup_steps} cannot work.", "Take 0 for none, or more.")
     steps = base.warmup_steps if warmup_steps is None else warmup_steps
     settings: dict[str, Any] = {"warmup_samples": steps * (base.batch if warmup_steps is None else batch)}
     if rule == "paper" and batch > 2048 and name == "linear":
