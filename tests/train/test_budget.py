@@ -1,4 +1,4 @@
-"""Budgets in steps, epochs and minutes, and the batch arithmetic."""
+"""Budgets of whole runs, the spread of evaluations, and the batch arithmetic."""
 
 import itertools
 import math
@@ -13,35 +13,9 @@ from train.toys import toy
 
 from overnight.errors import UserError
 from overnight.train.batches import plan_batches
-from overnight.train.budget import Budget
 from overnight.train.launch import Options, train
 
 QUIET = Options(quiet=True)
-
-
-def test_steps() -> None:
-    budget = Budget(toy(steps=5), 10)
-    assert (budget.steps, budget.total) == (5, 40.0)
-    assert [budget.fraction(step, 1e9) for step in (0, 1, 5, 6)] == [0.0, 0.2, 1.0, 1.0]
-    assert budget.progress(16).total == 40.0
-
-
-@pytest.mark.parametrize(("epochs", "steps"), [(1, 10), (2.5, 25), (0.01, 1), (0.11, 2)])
-def test_epochs_are_rounded_up_to_steps(epochs: float, steps: int) -> None:
-    budget = Budget(toy(steps=None, epochs=epochs), 10)
-    assert (budget.steps, budget.total) == (steps, 8.0 * steps)
-
-
-def test_minutes_estimate_the_length_from_the_clock() -> None:
-    budget = Budget(toy(steps=None, minutes=2), 10)
-    assert (budget.steps, budget.total) == (None, math.inf)
-    assert budget.fraction(10**9, 30.0) == 0.25
-    budget.observe(0, 0.0)
-    assert budget.total == math.inf
-    budget.observe(800, 30.0)
-    assert budget.total == 3200.0
-    budget.observe(800, 150.0)  # past the end the run is as long as it was
-    assert budget.total == 800.0
 
 
 def test_epochs_of_a_run(corpus: Path, tmp_path: Path) -> None:
@@ -99,13 +73,3 @@ def test_lanes_are_shared_without_gaps(share: int, ranks: int, micro: int | None
     read = [lane for rank in range(ranks) for first, count in plan.lanes(rank) for lane in range(first, first + count)]
     assert read == list(range(batch))
     assert plan.micro_batch_size * plan.grad_accum_steps == share
-
-
-@given(batch=st.integers(1, 200), ranks=st.integers(2, 9))
-def test_a_batch_that_ranks_cannot_share(batch: int, ranks: int) -> None:
-    if batch % ranks == 0:
-        return
-    with pytest.raises(UserError, match=f"A batch of {batch} cannot be shared by {ranks} ranks") as error:
-        plan_batches(batch, ranks, None)
-    named = int(error.value.remedy.removeprefix("Take --batch-size ").split(",")[0])
-    assert plan_batches(named, ranks, None).world_size == ranks
