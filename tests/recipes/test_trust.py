@@ -104,3 +104,40 @@ def test_trust_lets_a_part_of_ones_own_through(
     assert main([*argv, "--trust"]) == 0
     assert custom.exists()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "overnight.data.ingest.preparation.prepare",
+        "overnight.data.builtin.builtin_corpus",
+        "overnight.train.folder.remove_folder",
+        "torch.load",
+    ],
+)
+def test_what_writes_or_loads_files_is_no_component(
+    tmp_path: Path, corpus: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"call": path, "kwargs": {"sources": [str(corpus)], "out": str(tmp_path / "victim")}}
+    run = write_run(tmp_path / "run", corpus, model=model)
+    said = refused(capsys, "train", run / "run.json", "--out", tmp_path / "out")
+    assert f"'{path}'" in said
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("model", "ByteLM", "not a component"),
+        ("model", None, "not a component"),
+        ("model", {}, "no call or no kwargs"),
+        ("model", {"call": "overnight.models.byte_lm.ByteLM"}, "no call or no kwargs"),
+        ("task", {"call": "torch.nn.Identity", "kwargs": {}}, "no task"),
+    ],
+)
+def test_a_part_that_is_not_what_it_should_be(
+    tmp_path: Path, corpus: Path, part: str, value: Any, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", corpus, **{part: value})
+    assert words in refused(capsys, "train", run / "run.json", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

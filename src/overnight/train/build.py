@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,8 +38,11 @@ def build(run: Run, world: World) -> Parts:
     plan = plan_batches(run.global_batch_size, world.world_size, run.micro_batch_size)
     data = construct("data", run.data, lanes=run.global_batch_size, seed=run.seed)
     torch.manual_seed(run.seed)  # the same weights on every rank
-    model = construct("model", run.model).to(world.device)
-    task = construct("task", run.task, model=model).to(world.device)
+    model = _module(construct("model", run.model), "model").to(world.device)
+    task: Any = _module(construct("task", run.task, model=model), "task").to(world.device)
+    for method in ("initial_carry", "count"):
+        if not callable(getattr(task, method, None)):
+            raise UserError(f"{import_path(run.task.func)} is no task: it has no {method}().", "See overnight.tasks.")
     task.train()
     optimizer = _optimizer(run, model)
     construct("schedule", run.schedule, progress=Progress(0, run.global_batch_size, 2 * run.global_batch_size))
@@ -52,6 +56,8 @@ def construct(name: str, component: Component, **given: Any) -> Any:
     Raises:
         UserError: if it does not accept its settings.
     """
+    if not isinstance(component, partial):
+        raise UserError(f"{name}={component!r} is not a component.", f"Set --set {name}=IMPORT.PATH.")
     try:
         return component(**given)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -60,6 +66,14 @@ def construct(name: str, component: Component, **given: Any) -> Any:
             f"The {name} ({import_path(component.func)}) does not accept its settings: {reason}.",
             f"See --set {name}.NAME=VALUE.",
         ) from error
+
+
+def _module(made: Any, name: str) -> torch.nn.Module:
+    if not isinstance(made, torch.nn.Module):
+        raise UserError(
+            f"The {name} is a {type(made).__name__}, not a torch.nn.Module.", f"Set --set {name}=IMPORT.PATH."
+        )
+    return made
 
 
 def _optimizer(run: Run, model: torch.nn.Module) -> torch.optim.Optimizer:

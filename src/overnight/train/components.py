@@ -15,11 +15,16 @@ from overnight.errors import UserError
 Component = partial[Any]
 
 TRUSTED = (
-    *(f"overnight.{part}." for part in ("optim", "schedule", "data", "models", "tasks", "evaluate")),
+    "overnight.optim.",
+    "overnight.schedule.",
+    "overnight.data.lanes.",
+    "overnight.models.",
+    "overnight.tasks.",
+    "overnight.evaluate.training.",
     "torch.optim.",
     "torch.nn.",
 )
-"""Where a run.json's components may come from without ``trust``."""
+"""Where a run.json's components may come from without ``trust``: nothing there writes to a path that it is given."""
 
 
 def import_object(path: str) -> Any:
@@ -79,14 +84,15 @@ def from_json(value: Any, trust: bool = False) -> Any:
         UserError: for a name outside ``TRUSTED``, unless ``trust``.
     """
     if isinstance(value, dict):
-        path = str(value["call"])
+        path, settings = value.get("call"), value.get("kwargs")
+        if not isinstance(path, str) or not isinstance(settings, dict):
+            raise UserError("This run.json is not whole: a component has no call or no kwargs.", "Restore it from a copy.")
         if not trust and not path.startswith(TRUSTED):
             raise UserError(
                 f"This run.json names {path!r}, which is not a part of overnight or torch.",
                 "If you trust where it comes from, train it with --trust.",
             )
-        kwargs = {name: from_json(item, trust) for name, item in value["kwargs"].items()}
-        return partial(import_object(path), **kwargs)
+        return partial(import_object(path), **{name: from_json(item, trust) for name, item in settings.items()})
     if isinstance(value, list):
         return tuple(from_json(item, trust) for item in value)
     return value
