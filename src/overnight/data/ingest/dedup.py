@@ -30,8 +30,10 @@ class DigestTable:
         bits: the table begins with 2 to the power of it places.
 
     >>> import tempfile
-    >>> table = DigestTable(Path(tempfile.mkdtemp(), "table"))
-    >>> table.add(b"0123456789abcdef"), table.add(b"0123456789abcdef")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = DigestTable(Path(folder, "table"))
+    ...     table.add(b"0123456789abcdef"), table.add(b"0123456789abcdef")
+    ...     table.close()
     (True, False)
     """
 

@@ -75,11 +75,13 @@ def prepare(
         UserError: bad sources or settings, malformed records, a folder of something else, a full disk.
 
     >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
+    >>> scratch = tempfile.TemporaryDirectory()
+    >>> folder = Path(scratch.name)
     >>> _ = (folder / "a.txt").write_text("one\\ntwo\\n")
     >>> manifest = prepare([folder], folder / "corpus", PrepareSettings(document="line", split=(1, 0, 0)))
     >>> (folder / "corpus" / "train" / "00000.bin").read_bytes()
     b'one\\ntwo\\n'
+    >>> scratch.cleanup()
     """
     settings = settings or PrepareSettings()
     folder = CorpusFolder(Path(out))
