@@ -1,11 +1,15 @@
-"""Parts that take their time, to be interrupted."""
+"""Parts that take their time, to be interrupted, and parts that fail on one rank."""
 
+import errno
+import os
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from overnight.errors import UserError
 from overnight.tasks.language_model import LanguageModelTask
 from overnight.tasks.loss import Loss
 
@@ -33,6 +37,29 @@ class StuckTask(LanguageModelTask):
 
     @staticmethod
     def _told() -> bool:
-        import signal
-
         return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _full(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class FullDiskTask(LanguageModelTask):
+    """Fills the disk of rank 0 from the third step on, so that its next checkpoint fails."""
+
+    steps = 0
+
+    def forward(self, batch: Any, carry: Mapping[str, Tensor]) -> Loss:
+        self.steps += 1
+        if self.steps == 3 and os.environ["RANK"] == "0":
+            os.fsync = _full
+        return super().forward(batch, carry)
+
+
+class PickyTask(LanguageModelTask):
+    """Refuses to be made on one rank."""
+
+    def __init__(self, model: nn.Module, rank: int) -> None:
+        super().__init__(model)
+        if os.environ["RANK"] == str(rank):
+            raise UserError(f"Rank {rank} does not like it.", "Ask another.")

@@ -13,8 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from overnight.errors import ElsewhereError, UserError
+from overnight.train.rendezvous import meet
 
 T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)
+"""How long ranks wait for each other, as at an evaluation, before they give up."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,10 @@ def start_world(device: str = "auto") -> Iterator[World]:
         yield World(0, 1, chosen)
         return
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    store, rank, world_size = meet(TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+        yield World(rank, world_size, chosen)
         _ignore_sigterm()
     except UserError:
         _ignore_sigterm()
