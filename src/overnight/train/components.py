@@ -86,7 +86,9 @@ def from_json(value: Any, trust: bool = False) -> Any:
     if isinstance(value, dict):
         path, settings = value.get("call"), value.get("kwargs")
         if not isinstance(path, str) or not isinstance(settings, dict):
-            raise UserError("This run.json is not whole: a component has no call or no kwargs.", "Restore it from a copy.")
+            raise UserError(
+                "This run.json is not whole: a component has no call or no kwargs.", "Restore it from a copy."
+            )
         if not trust and not path.startswith(TRUSTED):
             raise UserError(
                 f"This run.json names {path!r}, which is not a part of overnight or torch.",
