@@ -11,7 +11,14 @@ import torch
 from train.launching import SERVER, free_port
 
 
-def on_ranks(work: Callable[..., Any], folder: Path, ranks: int, *arguments: Any, seconds: float = 120) -> list[Any]:
+def on_ranks(
+    work: Callable[..., Any],
+    folder: Path,
+    ranks: int,
+    *arguments: Any,
+    env: dict[str, str] | None = None,
+    seconds: float = 120,
+) -> list[Any]:
     """``work(*arguments)`` in every rank's process; an exception on one is the result of that rank.
 
     Args:
@@ -19,14 +26,15 @@ def on_ranks(work: Callable[..., Any], folder: Path, ranks: int, *arguments: Any
         folder: for the results.
         ranks: how many.
         arguments: its arguments.
+        env: further environment variables.
         seconds: after so many, ranks that are not done are killed, and that is an error.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    env = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    env["GLOO_SOCKET_IFNAME"] = "lo"
+    given = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    given |= {"GLOO_SOCKET_IFNAME": "lo"} | (env or {})
     results = [folder / f"rank-{rank}.pt" for rank in range(ranks)]
     children = [
-        SERVER.Process(target=_enter, args=(work, path, env | {"RANK": str(rank)}, arguments), daemon=True)
+        SERVER.Process(target=_enter, args=(work, path, given | {"RANK": str(rank)}, arguments), daemon=True)
         for rank, path in enumerate(results)
     ]
     for child in children:

@@ -1,5 +1,7 @@
 """What ranks are given to do: functions of an importable module."""
 
+import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from train.toys import toy
 from overnight.train.build import build
 from overnight.train.distributed import World, start_world
 from overnight.train.launch import Options, train
+from overnight.train.rendezvous import meet
 from overnight.train.step import Stepper
 
 
@@ -23,6 +26,19 @@ def count_reductions(steps: int) -> list[int]:
     """How often DDP reduced a bucket after each of some steps of four micro-batches a rank."""
     with start_world("cpu") as world:
         return _count_reductions(world, steps)
+
+
+def add_up() -> tuple[float, bool]:
+    """The sum of all ranks' numbers, counted from 1, and whether the store knew of another attempt."""
+    timeout = timedelta(seconds=float(os.environ.get("OVERNIGHT_TEST_TIMEOUT", "60")))
+    store, rank, world_size = meet(timeout)
+    known = store.check([f"rank {rank} was here"])
+    store.set(f"rank {rank} was here", "")
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timeout)
+    number = torch.tensor(rank + 1.0)
+    dist.all_reduce(number)
+    dist.destroy_process_group()
+    return number.item(), known
 
 
 def _count_reductions(world: World, steps: int) -> list[int]:

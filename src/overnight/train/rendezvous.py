@@ -8,6 +8,8 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from overnight.errors import UserError
+
 
 def meet(timeout: timedelta) -> tuple[Any, int, int]:
     """What torchrun's environment says: a store for this attempt alone, our rank, and how many ranks there are.
@@ -19,6 +21,9 @@ def meet(timeout: timedelta) -> tuple[Any, int, int]:
 
     Args:
         timeout: how long to wait for the others.
+
+    Raises:
+        UserError: if one does not come.
     """
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     name = _invite(store, world_size, timeout) if rank == 0 else _ask(store, rank)
@@ -40,7 +45,10 @@ def _invite(store: Any, world_size: int, timeout: timedelta) -> str:
                     answered.add(asking)
         if missing:
             if time.monotonic() > end:
-                raise TimeoutError(f"Rank {min(missing)} has not come within {timeout}.")
+                raise UserError(
+                    f"Rank {min(missing)} of {world_size} has not come within {timeout}.",
+                    "Look for its host's error, and start every host with the same torchrun arguments.",
+                )
             time.sleep(0.01)
     return name
 

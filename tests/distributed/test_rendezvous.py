@@ -1,0 +1,32 @@
+"""Ranks of one attempt meet each other, in a store that still holds what the attempt before has written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from train.on_ranks import on_ranks
+from train.work import add_up
+
+from overnight.errors import UserError
+
+
+@pytest.fixture
+def agent_env() -> Iterator[dict[str, str]]:
+    """A store that outlives the attempts, as torchrun's does."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store.set("overnight/ask/1", "somebody of the attempt before")
+    yield {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    del store
+
+
+def test_attempt_after_attempt(tmp_path: Path, agent_env: dict[str, str]) -> None:
+    for attempt, ranks in enumerate((2, 2, 3, 1, 2)):
+        found = on_ranks(add_up, tmp_path / str(attempt), ranks, env=agent_env)
+        assert found == [(sum(range(1, ranks + 1)), False)] * ranks
+
+
+def test_a_rank_that_never_comes_is_named(tmp_path: Path, agent_env: dict[str, str]) -> None:
+    (error,) = on_ranks(add_up, tmp_path, 1, env=agent_env | {"WORLD_SIZE": "2", "OVERNIGHT_TEST_TIMEOUT": "0.5"})
+    assert isinstance(error, UserError)
+    assert error.problem == "Rank 1 of 2 has not come within 0:00:00.500000."
