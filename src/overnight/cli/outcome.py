@@ -29,6 +29,8 @@ def print_outcome(folder: Path, summary: dict[str, Any]) -> int:
         console.print(shown, markup=False, soft_wrap=True)
         console.rule()
     if summary["final"] is not None:
+        final = summary["final"]
+        console.print(f"held-out bits per byte ({final['bytes']:,} bytes of {final['split']})", soft_wrap=True)
         console.print(_table(summary))
     console.print(f"report      {_report(folder)}", markup=False, soft_wrap=True)
     console.print(f"generate    overnight generate {folder}", soft_wrap=True)
@@ -37,7 +39,7 @@ def print_outcome(folder: Path, summary: dict[str, Any]) -> int:
 
 def _table(summary: dict[str, Any]) -> Table:
     final = summary["final"]
-    table = Table(title=f"held-out bits per byte ({final['bytes']:,} bytes of {final['split']})", title_justify="left")
+    table = Table()
     table.add_column("")
     table.add_column("bits per byte", justify="right")
     rows = [(item["name"], item["bits_per_byte"]) for item in summary["baselines"]]
