@@ -26,6 +26,15 @@ def test_attempt_after_attempt(tmp_path: Path, agent_env: dict[str, str]) -> Non
         assert found == [(sum(range(1, ranks + 1)), False)] * ranks
 
 
+def test_an_environment_that_is_not_torchruns(tmp_path: Path) -> None:
+    (error,) = on_ranks(add_up, tmp_path, 1, env={"MASTER_ADDR": ""})
+    assert isinstance(error, UserError)
+    assert str(error) == (
+        "RANK is set, but the ranks cannot meet: environment variable MASTER_ADDR expected, but not set. "
+        "Start them with torchrun."
+    )
+
+
 def test_a_rank_that_never_comes_is_named(tmp_path: Path, agent_env: dict[str, str]) -> None:
     (error,) = on_ranks(add_up, tmp_path, 1, env=agent_env | {"WORLD_SIZE": "2", "OVERNIGHT_TEST_TIMEOUT": "0.5"})
     assert isinstance(error, UserError)

@@ -38,6 +38,7 @@ WORDS = (
     "lane",
     "rank",
 )
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 SECONDS = {"seconds", "tokens_per_s", "total_samples"}
 """What differs between two runs of the same thing."""
 SERVER = multiprocessing.get_context("forkserver")
@@ -159,7 +160,7 @@ def start(
     everywhere = dict(env or {})
     if ranks > 1:
         everywhere |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        everywhere |= {"GLOO_SOCKET_IFNAME": "lo"}
+        everywhere |= LOOPBACK
     started = Ranks([], [])
     for rank in range(ranks):
         log = logs / f"{time.monotonic_ns()}-{rank}.txt"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train.launching import SERVER, free_port
+from train.launching import LOOPBACK, SERVER, free_port
 
 
 def on_ranks(
@@ -31,7 +31,7 @@ def on_ranks(
     """
     folder.mkdir(parents=True, exist_ok=True)
     given = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    given |= {"GLOO_SOCKET_IFNAME": "lo"} | (env or {})
+    given |= LOOPBACK | (env or {})
     results = [folder / f"rank-{rank}.pt" for rank in range(ranks)]
     children = [
         SERVER.Process(target=_enter, args=(work, path, given | {"RANK": str(rank)}, arguments), daemon=True)

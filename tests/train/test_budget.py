@@ -52,9 +52,9 @@ def test_a_run_in_minutes_goes_on_where_its_clock_stopped(tmp_path: Path, monkey
     assert seconds == sorted(seconds)
 
 
-@pytest.mark.parametrize(("evaluations", "expected"), [(0, []), (1, [20]), (3, [7, 14, 20]), (20, list(range(1, 21)))])
+@pytest.mark.parametrize(("evaluations", "expected"), [(0, []), (1, [8]), (3, [3, 6, 8]), (8, list(range(1, 9)))])
 def test_evaluations_are_spread_evenly(corpus: Path, tmp_path: Path, evaluations: int, expected: list[int]) -> None:
-    train(tiny(corpus, steps=20, evaluations=evaluations, sample=None), tmp_path / "run", QUIET)
+    train(tiny(corpus, steps=8, evaluations=evaluations, sample=None), tmp_path / "run", QUIET)
     assert [line["step"] for line in lines(tmp_path / "run" / "eval.jsonl")] == expected
 
 

@@ -8,7 +8,7 @@ from train.launching import arguments, lines, overnight, same_end, start
 
 STEPS = 20
 SETTINGS = {"steps": STEPS, "checkpoint_steps": 4, "keep_last": 2}
-HOW = [("fp32", 1), ("bf16", 1), ("fp32", 2), ("bf16", 2)]
+HOW = [("fp32", 1), ("bf16", 1), ("fp32", 2), ("bf16", 2), ("fp32", 4)]
 Whole = dict[tuple[str, int], Path]
 
 

@@ -66,11 +66,13 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
         threads = set_threads(run.threads)
         keep_freed_memory()
         parts = world.together(lambda: build(run, world))
-        _agree_on_data(parts.data, world)
+        _agree(parts, world)
         torch.manual_seed(run.seed + 1 + world.rank)
         state = State(parts.task.initial_carry(run.global_batch_size // world.world_size))
         stepper = Stepper(parts.task, parts.optimizer, world, parts.precision, run.max_norm)
         stack.callback(stepper.close)
+        first, count = parts.plan.lanes(world.rank)[0]
+        stepper.settle(parts.data.at(0, first, count).to(world.device), parts.task.initial_carry(count))
         budget = Budget(run, parts.data.steps_per_epoch)
         if resuming:
             decided = set(run.optimizer.keywords) - {"lr"}
@@ -114,16 +116,21 @@ def _add(sinks: list[Sink], sink: Sink, stack: ExitStack) -> None:
     stack.callback(sink.close)
 
 
-def _agree_on_data(data: Any, world: World) -> None:
-    """Every host reads its own copy of the data; they must be the same."""
-    digest = getattr(data, "digest", None)
-    main = world.broadcast_object(digest)
+def _agree(parts: Parts, world: World) -> None:
+    """Every host reads its own copy of the data and chooses by its own devices; both must be the same."""
+    digest, precision = getattr(parts.data, "digest", None), parts.precision.name
+    main_digest, main_precision = world.broadcast_object((digest, precision))
 
     def compare() -> None:
-        if digest != main:
+        if digest != main_digest:
             raise UserError(
                 f"Rank {world.rank} reads a corpus other than rank 0's (digest {str(digest)[:12]}).",
                 "Copy one corpus to every host.",
+            )
+        if precision != main_precision:
+            raise UserError(
+                f"Rank {world.rank} would train in {precision} and rank 0 in {main_precision}.",
+                "Say which with --precision.",
             )
 
     world.together(compare)

@@ -23,9 +23,13 @@ def meet(timeout: timedelta) -> tuple[Any, int, int]:
         timeout: how long to wait for the others.
 
     Raises:
-        UserError: if one does not come.
+        UserError: if one does not come, or the environment is not torchrun's.
     """
-    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    try:
+        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    except ValueError as error:
+        reason = str(error).rpartition(": ")[2].rstrip(".")
+        raise UserError(f"RANK is set, but the ranks cannot meet: {reason}.", "Start them with torchrun.") from error
     name = _invite(store, world_size, timeout) if rank == 0 else _ask(store, rank)
     return dist.PrefixStore(name, store), rank, world_size  # type: ignore[attr-defined]
 

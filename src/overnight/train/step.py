@@ -56,6 +56,24 @@ class Stepper:
             self.wrapped = DistributedDataParallel(task, gradient_as_bucket_view=True)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
+    def settle(self, batch: Any, carry: Mapping[str, Tensor]) -> None:
+        """Let DDP arrange its buckets before the first step, by a backward whose gradient is thrown away.
+
+        It does so after the first backward of a process, in the order in which gradients come. A resumed run would
+        otherwise make one step with other buckets, and three or more ranks then add up in another order.
+        """
+        if self.world.world_size < 3:
+            return
+        kept = [buffer.clone() for buffer in self.task.buffers()]
+        devices = [self.world.device] if self.world.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            with self._autocast():
+                total = self.wrapped(batch, carry).total
+            total.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, before in zip(self.task.buffers(), kept, strict=True):
+            buffer.copy_(before)
+
     def close(self) -> None:
         """Give up DDP while its process group is still there.
 
