@@ -1,6 +1,27 @@
-"""For all tests: the signals that a terminal would give."""
+"""For all tests: one thread, the signals that a terminal would give, and a small corpus."""
 
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from train.launching import make_corpus
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small only wait for each other on more threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small corpus with a held-out split."""
+    return make_corpus(tmp_path_factory.mktemp("corpora") / "corpus")
 
 
 def pytest_configure() -> None:

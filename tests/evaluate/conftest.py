@@ -1,6 +1,6 @@
 """What the evaluation tests share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,15 +9,6 @@ from oracles.corpus import write_corpus
 
 from overnight.data.corpus import ByteStream, Corpus
 from overnight.models.byte_lm import ByteLM
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small only wait for each other on more threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from train.launching import make_corpus
 
 from overnight.cli import main
 from overnight.evaluate.generate import generate
@@ -18,12 +17,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
 ]
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small corpus with a held-out split."""
-    return make_corpus(tmp_path_factory.mktemp("corpora") / "corpus")
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
