@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from train.launching import arguments, lines, overnight, start
+from train.on_ranks import on_ranks
+from train.work import train_toy
 
 from overnight.train.checkpoint import Checkpoint, load_checkpoint
 
@@ -73,6 +75,14 @@ def test_every_lane_has_a_state_of_its_own(whole: dict[int, Path]) -> None:
     for name, tensor in checkpoint(whole[1], STEPS).carry.items():
         for lane in range(1, 4):
             assert not torch.allclose(tensor[0], tensor[lane], atol=100 * TOLERANCE), name
+
+
+def test_a_budget_in_minutes_ends_at_one_step_on_all_ranks(tmp_path: Path) -> None:
+    """Each rank has a clock of its own; they go by the latest."""
+    first, second = on_ranks(train_toy, tmp_path / "out", 2, tmp_path / "run", {"minutes": 0.01, "steps": None})
+    assert first["state"] == second["state"] == "finished"
+    assert first["seconds"] == second["seconds"] >= 0.6
+    assert first["step"] == second["step"] == len(lines(tmp_path / "run" / "metrics.jsonl")) > 1
 
 
 def test_a_batch_that_ranks_cannot_share(corpus: Path, tmp_path: Path) -> None:
