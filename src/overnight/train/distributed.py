@@ -1,5 +1,6 @@
 """Ranks: what torchrun started, and the few collectives the trainer needs beside DDP's own."""
 
+import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -149,6 +150,7 @@ def start_world(device: str = "auto") -> Iterator[World]:
         yield World(0, 1, chosen)
         return
     backend = "nccl" if chosen.type == "cuda" else "gloo"
+    _import_before_the_group()
     store, rank, world_size = meet(TIMEOUT)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
@@ -159,6 +161,16 @@ def start_world(device: str = "auto") -> Iterator[World]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _import_before_the_group() -> None:
+    """Import what would keep the process group alive if it were imported later.
+
+    The functions of ``torch.distributed.nn`` have ``group.WORLD`` as their default, which is bound at the import, and
+    DDP's constructor imports them. The group then outlives ``destroy_process_group``, and its threads meet the end of
+    the interpreter: with torch 2.13 a rank that had finished now and then died by SIGABRT.
+    """
+    importlib.import_module("torch.distributed.nn.functional")
 
 
 def _device(wanted: str, local_rank: int) -> torch.device:
