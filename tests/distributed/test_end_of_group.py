@@ -1,4 +1,4 @@
-"""Nothing of a process group is left when ``start_world`` ends: threads that outlive it abort the interpreter's exit."""
+"""Nothing of a process group outlives ``start_world``: its threads would abort the end of the interpreter."""
 
 import os
 import subprocess
