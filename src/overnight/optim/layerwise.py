@@ -1,0 +1,311 @@
+"""What LARS and LAMB share: checks, state, gradients, buckets of layers, and norms over ranks. Not for users."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from overnight.optim.state_check import check_state
+from overnight.optim.trust_ratio import Sharding, block_of_rows, block_squares, dense, local, sharding
+
+Number = float | Tensor
+
+
+@dataclass(slots=True)
+class Layer:
+    """One parameter in a step, as this rank holds it.
+
+    Attributes:
+        parameter: what the user has.
+        weight: what is updated: the parameter, this rank's part of it, or its float32 master copy.
+        grad: of the same part.
+        state: this rank's part of the optimizer state.
+        step: how many updates, with this one.
+        where: the other parts.
+        block_of: row block of each row, where the layer has more than one.
+    """
+
+    parameter: Tensor
+    weight: Tensor
+    grad: Tensor
+    state: dict[str, Tensor]
+    step: Tensor
+    where: Sharding
+    block_of: Tensor | None
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """float32 for a low-precision parameter; what the arithmetic is done in."""
+        return next(iter(self.state.values())).dtype
+
+    def cut(self, scale: Tensor) -> Tensor:
+        """A number a row block, in a shape and dtype that multiply the state."""
+        if self.block_of is None or scale.numel() == 1:
+            return scale[0].to(self.state_dtype)
+        return scale[self.block_of].view(-1, *[1] * (self.weight.dim() - 1)).to(self.state_dtype)
+
+
+Bucket = list[Layer]
+
+
+def low_precision(parameter: Tensor) -> bool:
+    """Whether the state beside it is float32 all the same."""
+    return parameter.dtype in (torch.bfloat16, torch.float16)
+
+
+class Layerwise(Optimizer):
+    """An optimizer whose step is scaled layer by layer.
+
+    State of a bfloat16 or float16 parameter is float32, and so is the arithmetic.
+    """
+
+    state_names: ClassVar[tuple[str, ...]]
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+        self._scratch: dict[Any, Tensor] = {}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; nothing is added if it cannot work."""
+        parameters = param_group["params"]
+        if not isinstance(parameters, Tensor):
+            param_group["params"] = parameters = list(parameters)
+            if not parameters:
+                raise ValueError(f"Parameter group {len(self.param_groups)} is empty.")
+        super().add_param_group(param_group)
+        try:
+            self._check_group(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        check_number("lr", group["lr"])
+        check_number("weight_decay", group["weight_decay"])
+        blocks = group["blocks"]
+        if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1:
+            raise ValueError(f"blocks={blocks!r} must be a whole number of at least 1.")
+        if group["foreach"] and group["fused"]:
+            raise ValueError("foreach=True and fused=True exclude each other.")
+        for p in group["params"]:
+            if p.is_complex():
+                raise ValueError(f"A complex parameter ({p.dtype}) is not supported; give torch.view_as_real of it.")
+            if not p.is_floating_point():
+                raise ValueError(f"A parameter of {p.dtype} cannot be trained.")
+            if blocks > 1 and (p.dim() < 1 or p.shape[0] % blocks):
+                raise ValueError(f"blocks={blocks} does not divide the rows of a parameter of shape {tuple(p.shape)}.")
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Make one update.
+
+        Args:
+            closure: computes the loss and its gradients again.
+
+        Raises:
+            ValueError: for a sparse gradient or row blocks that cannot be, before anything is changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found = [(group, self._with_gradients(group)) for group in self.param_groups]
+        groups = [(group, self._layers(group, parameters)) for group, parameters in found]
+        scales = self._gradient_scales(groups)
+        # the largest tensor bounds the temporary memory of a bucket
+        limit = max((p.numel() for group in self.param_groups for p in group["params"]), default=0)
+        for (group, layers), scale in zip(groups, scales, strict=True):
+            for bucket in buckets(layers, limit):
+                self._update(bucket, group, scale)
+                for layer in bucket:
+                    if layer.weight.dtype != layer.parameter.dtype:
+                        local(layer.parameter).copy_(layer.weight)
+        return loss
+
+    def _gradient_scales(self, groups: Sequence[tuple[dict[str, Any], list[Layer]]]) -> list[Tensor | None]:
+        """What the gradients of each group are multiplied by, where that depends on all of them."""
+        return [None] * len(groups)
+
+    def _update(self, bucket: Bucket, group: dict[str, Any], gradient_scale: Tensor | None) -> None:
+        raise NotImplementedError
+
+    def _with_gradients(self, group: dict[str, Any]) -> list[tuple[Tensor, Sharding]]:
+        found = []
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            if p.grad.layout != torch.strided:
+                raise ValueError(
+                    f"{type(self).__name__} does not take sparse gradients, which have no norm of the whole layer; "
+                    "make the embedding dense (sparse=False) or give it to torch.optim.SparseAdam."
+                )
+            found.append((p, sharding(p, group["blocks"])))
+        return found
+
+    def _layers(self, group: dict[str, Any], parameters: Sequence[tuple[Tensor, Sharding]]) -> list[Layer]:
+        layers = []
+        for p, where in parameters:
+            state = self.state[p]
+            if not state:
+                self._start(state, p, group)
+            weight = local(state["master"] if "master" in state else p)
+            parts = {name: local(state[name]) for name in self.state_names}
+            block_of = None
+            if group["blocks"] > 1:
+                block_of = block_of_rows(weight, p.shape[0], group["blocks"], where)
+            layers.append(Layer(p, weight, local(p.grad), parts, state["step"], where, block_of))
+        if layers:
+            torch._foreach_add_([layer.step for layer in layers], 1.0)
+        return layers
+
+    def _start(self, state: dict[str, Any], p: Tensor, group: dict[str, Any]) -> None:
+        dtype = torch.float32 if low_precision(p) else p.dtype
+        device = p.device if group["capturable"] else None
+        state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+        for name in self.state_names:
+            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+        if group["master_weights"] and low_precision(p):
+            state["master"] = p.detach().to(torch.float32)
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Load what ``state_dict()`` gave.
+
+        Raises:
+            ValueError: for the state of another optimizer or of other parameter groups; nothing is changed.
+        """
+        check_state(self, state_dict)
+        super().load_state_dict(state_dict)
+        # torch casts the state to the dtype of the parameter
+        saved = [key for group in state_dict["param_groups"] for key in group["params"]]
+        mine = [p for group in self.param_groups for p in group["params"]]
+        for key, p in zip(saved, mine, strict=True):
+            if low_precision(p) and key in state_dict["state"]:
+                for name, value in state_dict["state"][key].items():
+                    if name != "step":
+                        self.state[p][name] = value.to(p.device, torch.float32, copy=True)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._scratch = {}
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_scratch"}
+
+    def _scratch_like(self, x: Tensor, size: int, name: str = "") -> Tensor:
+        """Memory that is kept between steps: the pages of a fresh one would cost as much as the step."""
+        key = (name, x.device, x.dtype)
+        if key not in self._scratch or self._scratch[key].numel() < size:
+            self._scratch[key] = torch.empty(size, dtype=x.dtype, device=x.device)
+        return self._scratch[key][:size]
+
+
+def buckets(layers: Iterable[Layer], limit: int) -> Iterator[Bucket]:
+    """Layers of one device, dtype and sharding together, of at most ``limit`` elements in all."""
+    filling: dict[Any, Bucket] = {}
+    sizes: dict[Any, int] = {}
+    for layer in layers:
+        key = (layer.weight.device, layer.weight.dtype, layer.grad.dtype, layer.where.groups)
+        size = layer.parameter.numel()
+        if sizes.get(key, 0) + size > limit and filling.get(key):
+            yield filling.pop(key)
+            sizes[key] = 0
+        filling.setdefault(key, []).append(layer)
+        sizes[key] = sizes.get(key, 0) + size
+    yield from filling.values()
+
+
+def squares(bucket: Bucket, tensors: Sequence[Tensor], blocks: int) -> list[Tensor]:
+    """‖·‖² of each layer's tensor by row block, over all its shards: float64, [blocks] each."""
+    if not bucket:
+        return []
+    here = torch.stack([block_squares(x, layer.block_of, blocks) for layer, x in zip(bucket, tensors, strict=True)])
+    return list(bucket[0].where.total(here))
+
+
+def gradients(
+    bucket: Bucket, group: dict[str, Any], scale: Tensor | None, normalise: bool = False
+) -> tuple[list[Tensor], bool]:
+    """The gradients in the dtype of the state: scaled, with the sign of the descent, divided by their norms if asked.
+
+    Returns:
+        The gradients, and whether they are copies, which may be written to.
+    """
+    found = [layer.grad for layer in bucket]
+    factors: list[Number] = [-1.0 if group["maximize"] else 1.0] * len(bucket)
+    if scale is not None:
+        factors = [factor * scale.to(g.device) for factor, g in zip(factors, found, strict=True)]
+    if normalise:
+        norms = [total.sum().sqrt() for total in squares(bucket, found, group["blocks"])]
+        factors = [factor / torch.where(norm > 0, norm, 1.0) for factor, norm in zip(factors, norms, strict=True)]
+    dtype = bucket[0].state_dtype
+    own = found[0].dtype != dtype or normalise or scale is not None or group["maximize"]
+    if own:
+        found = [(g.to(dtype) * factor).to(dtype) for g, factor in zip(found, factors, strict=True)]
+    return found, own
+
+
+def choose_fused(bucket: Bucket, group: dict[str, Any], possible: bool = True) -> bool:
+    """Whether the two-pass step is wanted and can work on this bucket. Where it cannot, the others do."""
+    if group["fused"] is False or (group["fused"] is None and not group["compile"] and group["foreach"] is not None):
+        return False
+    return possible and not group["capturable"] and all(_fusable(layer) for layer in bucket)
+
+
+def _fusable(layer: Layer) -> bool:
+    w = layer.weight
+    tensors = (layer.grad, *layer.state.values())
+    return (
+        w.device.type == "cpu"
+        and w.dtype in (torch.float32, torch.float64)
+        and layer.block_of is None
+        and all(x.stride() == w.stride() for x in tensors)
+        and (w.is_contiguous() or dense(w).data_ptr() == w.data_ptr())  # no gaps
+    )
+
+
+def move(layer: Layer, direction: Tensor, rate: Tensor, group: dict[str, Any]) -> None:
+    """w ← w - rate · direction, with a rate for each row block. Uses up the direction."""
+    if layer.weight.dtype != direction.dtype:  # a low-precision weight without a master copy: one rounding
+        layer.weight.copy_(layer.weight.to(direction.dtype).sub_(direction.mul_(layer.cut(rate))))
+    elif layer.block_of is None and not group["capturable"] and layer.weight.device.type == "cpu":
+        layer.weight.add_(direction, alpha=-float(rate))
+    else:
+        layer.weight.addcmul_(direction, layer.cut(rate), value=-1)
+
+
+def as_number(value: Number, capturable: bool) -> Number:
+    """A rate that is a tensor on the CPU, as a float; on a device it stays there, so that nothing waits for it."""
+    if isinstance(value, Tensor) and not capturable and value.device.type == "cpu":
+        return float(value)
+    return value
+
+
+def check_number(name: str, value: Any, below: float = math.inf) -> None:
+    """Raise a ValueError unless 0 ≤ value < below. A tensor on a device is not read."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name} is a tensor of {value.numel()} elements; it must be one number.")
+        if value.device.type != "cpu":
+            return
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < below:
+        limit = f" and below {below:g}" if below != math.inf else " and finite"
+        raise ValueError(f"{name}={value!r} must be a number of at least 0{limit}.")
+
+
+def check_bounds(name: str, value: Any) -> None:
+    """Raise a ValueError unless it is (lower, upper) with 0 ≤ lower ≤ upper."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not 0 <= value[0] <= value[1]:
+        raise ValueError(f"{name}={value!r} must be (lower, upper) with 0 <= lower <= upper.")
