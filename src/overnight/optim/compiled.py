@@ -28,16 +28,13 @@ def adam(
     numbers = torch.tensor([1 - beta1, beta2, 1 - beta2, c1, c2, rule.eps, rule.weight_decay, sign], dtype=w.dtype)
     rows = len(w) // ROW
     squares = [0.0, 0.0]
-    for function, part in ((_kernel(), slice(0, rows * ROW)), (_adam, slice(rows * ROW, len(w)))):
-        if part.start == part.stop:
-            continue
-        tensors = [x[part] for x in (w, g, m, v, u)]
-        if function is _adam:  # a rest too short for a row
-            function(*tensors, numbers)
-            found = [sum_of_squares(tensors[0]), sum_of_squares(tensors[4])]
-        else:
-            found = [x.double().sum() for x in function(*tensors, numbers)]
-        squares = [total + float(more) for total, more in zip(squares, found, strict=True)]
+    if rows:
+        head = [x[: rows * ROW] for x in (w, g, m, v, u)]
+        squares = [float(x.double().sum()) for x in _kernel()(*head, numbers)]
+    if rows * ROW < len(w):  # too short for a row
+        w, g, m, v, u = (x[rows * ROW :] for x in (w, g, m, v, u))
+        _adam(w, g, m, v, u, numbers)
+        squares = [squares[0] + float(sum_of_squares(w)), squares[1] + float(sum_of_squares(u))]
     return squares
 
 

@@ -103,13 +103,7 @@ def can_lars(bucket: Bucket, group: dict[str, Any], lr: float | Tensor) -> bool:
     if isinstance(lr, Tensor) or group["momentum"] == 0 or group["denominator"] != "sum":
         return False
     as_published = group["momentum_placement"] == "scaled" or not group["nesterov"]
-    return (
-        plain
-        and group["momentum"] > 0
-        and group["denominator"] == "sum"
-        and _as_they_are(bucket, None)
-        and not isinstance(lr, Tensor)
-    )
+    return as_published and _as_they_are(bucket, None)
 
 
 def lars(bucket: Bucket, group: dict[str, Any], lr: float) -> None:

@@ -70,7 +70,7 @@ class LAMB(Layerwise):
     >>> weight.grad = torch.tensor([[100.0, -0.01]])
     >>> before = weight.detach().clone()
     >>> LAMB([weight], lr=0.1, weight_decay=0.0).step()
-    >>> round(float((weight - before).norm()), 5)  # lr · ‖w‖
+    >>> round((weight - before).norm().item(), 5)  # lr · ‖w‖
     0.5
     """
 

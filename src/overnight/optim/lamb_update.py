@@ -27,9 +27,9 @@ class Rule:
     beta2: float
     eps: float
     weight_decay: float
-    lr: list[Number]
-    c1: list[Number]
-    c2: list[Number]
+    lr: list[Any]  # of numbers, or of tensors on the device
+    c1: list[Any]
+    c2: list[Any]
     lans: bool
     gradient_scale: Tensor | None
 
@@ -60,9 +60,8 @@ def rule_of(bucket: Bucket, group: dict[str, Any], gradient_scale: Tensor | None
 def rates(bucket: Bucket, group: dict[str, Any], rule: Rule, directions: Sequence[Tensor]) -> list[Tensor]:
     """lr · ratio of each layer by row block; float64."""
     if not group["adapt"]:
-        return [
-            lr * torch.ones(1, dtype=torch.float64, device=layer.weight.device) for lr, layer in zip(rule.lr, bucket)
-        ]
+        one = torch.ones(1, dtype=torch.float64, device=bucket[0].weight.device)
+        return [lr * one for lr in rule.lr]
     weights = [layer.weight for layer in bucket]
     found = []
     for lr, w, u in zip(
@@ -118,8 +117,7 @@ def foreach(bucket: Bucket, group: dict[str, Any], rule: Rule) -> None:
     moves = []
     for part, us in zip(parts, [ds, gs], strict=False):
         torch._foreach_add_(us, ws, alpha=rule.weight_decay)
-        moves += [
-            (layer, u, part * scale) for layer, u, scale in zip(bucket, us, rates(bucket, group, rule, us), strict=True)
-        ]
+        scales = [part * rate for rate in rates(bucket, group, rule, us)]
+        moves += list(zip(bucket, us, scales, strict=True))
     for layer, u, scale in moves:  # not before both norms are taken
         move(layer, u, scale, group)

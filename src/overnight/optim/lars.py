@@ -60,7 +60,7 @@ class LARS(Layerwise):
     >>> weight.grad = torch.tensor([[100.0, -0.01]])
     >>> before = weight.detach().clone()
     >>> LARS([weight], lr=10.0, trust_coefficient=0.001).step()
-    >>> round(float((weight - before).norm()), 5)  # lr · η · ‖w‖
+    >>> round((weight - before).norm().item(), 5)  # lr · η · ‖w‖
     0.05
     """
 

@@ -156,12 +156,13 @@ class Layerwise(Optimizer):
             state = self.state[p]
             if not state:
                 self._start(state, p, group)
-            weight = local(state["master"] if "master" in state else p)
+            weight = local(state.get("master", p))
+            grad: Any = p.grad
             parts = {name: local(state[name]) for name in self.state_names}
             block_of = None
             if group["blocks"] > 1:
                 block_of = block_of_rows(weight, p.shape[0], group["blocks"], where)
-            layers.append(Layer(p, weight, local(p.grad), parts, state["step"], where, block_of))
+            layers.append(Layer(p, weight, local(grad), parts, state["step"], where, block_of))
         if layers:
             torch._foreach_add_([layer.step for layer in layers], 1.0)
         return layers

@@ -34,10 +34,11 @@ def sum_of_squares(x: Tensor, blocks: int = 1) -> Tensor:
         x = x.float()
     flat = x.reshape(blocks, -1) if blocks > 1 else dense(x).unsqueeze(0)
     if flat.device.type != "cpu":  # reductions there are trees
-        return torch.linalg.vector_norm(flat, dim=1).double().square()
+        norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
+        return norms.double().square()
     whole = flat.shape[1] // ROW * ROW
-    rows = torch.linalg.vector_norm(flat[:, :whole].unflatten(1, (-1, ROW)), dim=2)
-    rest = torch.linalg.vector_norm(flat[:, whole:], dim=1)
+    rows: Tensor = torch.linalg.vector_norm(flat[:, :whole].unflatten(1, (-1, ROW)), dim=2)
+    rest: Tensor = torch.linalg.vector_norm(flat[:, whole:], dim=1)
     return rows.double().square().sum(1) + rest.double().square()
 
 
@@ -82,7 +83,8 @@ WHOLE = Sharding()
 
 def local(x: Tensor) -> Tensor:
     """This rank's part of a DTensor; any other tensor as it is."""
-    return x.to_local() if hasattr(x, "to_local") else x
+    part: Tensor = x.to_local() if hasattr(x, "to_local") else x
+    return part
 
 
 def sharding(parameter: Tensor, blocks: int = 1) -> Sharding:
