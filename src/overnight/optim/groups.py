@@ -50,7 +50,7 @@ class Rule:
 ONE_DIMENSIONAL = Rule({"weight_decay": 0.0, "adapt": False}, max_ndim=1, why="1-D")
 """Biases and norm gains: neither decayed nor adapted in any serious recipe."""
 ZERO = Rule({"adapt": False}, zero=True, why="zero now")
-"""A matrix that starts at zero would be trapped there: from its second step on it grows by a factor of 1 + lr a step."""
+"""A matrix that starts at zero would be trapped near it: after one step it grows by a factor of 1 + lr a step."""
 EXCLUDED = (ONE_DIMENSIONAL, ZERO)
 
 
