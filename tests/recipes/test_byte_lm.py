@@ -85,6 +85,21 @@ def test_the_rate_follows_the_batch_by_the_rule(corpus: Path, settings: dict[str
         assert str(settings["batch_size"]) in notes[0]
 
 
+def test_rules_that_change_more_than_the_rate(corpus: Path) -> None:
+    legw = byte_lm(corpus, batch_size=128, rule="legw")
+    assert legw.optimizer.keywords["lr"] == pytest.approx(1e-2)
+    assert legw.schedule.keywords["warmup_samples"] == 100 * 128
+    assert "LEGW" in legw.notes[0]
+    sde = byte_lm(corpus, batch_size=128, rule="adam_sde")
+    assert sde.optimizer.keywords["betas"] == pytest.approx((0.6, 0.96))
+    assert sde.optimizer.keywords["eps"] == pytest.approx(5e-9)
+    assert sde.schedule.keywords["warmup_samples"] == 100 * 32
+    assert "Adam SDE" in sde.notes[0]
+    assert "eps" not in byte_lm(corpus, batch_size=128).optimizer.keywords
+    given = byte_lm(corpus, batch_size=128, rule="adam_sde", lr=1e-3)
+    assert (given.optimizer.keywords["lr"], given.optimizer.keywords["betas"]) == (1e-3, (0.9, 0.99))
+
+
 @pytest.mark.parametrize(("batch", "rate"), [(128, 5e-4), (256, 1e-3), (768, 3e-3), (2048, 3e-3), (32768, 3e-3)])
 def test_the_papers_rule_and_horizon(corpus: Path, batch: int, rate: float) -> None:
     run = byte_lm(corpus, preset="4096", batch_size=batch)
@@ -129,6 +144,8 @@ def test_two_budgets_are_refused(corpus: Path) -> None:
         ({"optimizer": "no_such_package.Optimizer"}, "'no_such_package.Optimizer' cannot be imported"),
         ({"batch_size": 0}, "A batch of 0 cannot work. Take at least 1."),
         ({"warmup_steps": -1}, "--warmup-steps -1 cannot work. Take 0 for none, or more."),
+        ({"batch_size": 320, "rule": "adam_sde"}, "does not reach k = 10 from a beta of 0.9"),
+        ({"optimizer": "torch.optim.SGD", "rule": "adam_sde"}, "The rule adam_sde is for Adam. Take"),
         ({"batch_size": -4}, "A batch of -4 cannot work. Take at least 1."),
     ],
 )

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,9 +11,11 @@ from overnight.errors import UserError
 from overnight.recipes.byte_presets import PRESETS, Preset
 
 if TYPE_CHECKING:
+    from overnight.scaling import Hyperparameters
     from overnight.train.run import Run
 
 PAPER_LR, PAPER_BATCH, PAPER_HORIZON_STEPS = 5e-4, 128, 100_000
+ADAM_EPS = 1e-8
 OPTIMIZERS = {"adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
 
 
@@ -23,12 +26,12 @@ def byte_lm(
     micro_batch_size: int | None = None,
     length: int | None = None,
     lr: float | None = None,
-    rule: Literal["preset", "none", "linear", "sqrt", "paper"] = "preset",
+    rule: Literal["preset", "none", "linear", "sqrt", "legw", "adam_sde", "paper"] = "preset",
     epochs: float | None = None,
     steps: int | None = None,
     minutes: float | None = None,
     optimizer: str = "adam",
-    schedule: Literal["linear", "cosine", "constant", "polynomial"] = "linear",
+    schedule: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt"] = "linear",
     warmup_steps: int | None = None,
     max_norm: float | None = 1.0,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
@@ -49,7 +52,8 @@ def byte_lm(
         micro_batch_size: lanes of one forward and backward on one rank; less memory, same result.
         length: bytes a lane and update (truncated backpropagation; the state is carried on).
         lr: peak rate; given, no rule touches it.
-        rule: how the rate follows the batch. paper: min(5e-4·B/128, 3e-3), falling over 100,000 steps above 2048.
+        rule: how the rate follows the batch (docs/scaling.md); legw scales the warm-up too, adam_sde the betas and eps.
+            paper: min(5e-4·B/128, 3e-3), falling over 100,000 steps above 2048.
         epochs: budget in passes over the training split.
         steps: budget in updates.
         minutes: budget in minutes of wall-clock time.
@@ -68,7 +72,7 @@ def byte_lm(
     batch = base.batch if batch_size is None else batch_size
     length = base.length if length is None else length
     chosen = base.rule if rule == "preset" else rule
-    rate, notes = _rate(base, batch, lr, chosen)
+    scaled, notes = _scaled(base, batch, lr, chosen, optimizer)
     budget = _budget(base, epochs, steps, minutes)
 
     from overnight.data.lanes import corpus_lanes
@@ -92,8 +96,8 @@ def byte_lm(
         ),
         task=partial(LanguageModelTask),
         data=partial(corpus_lanes, corpus=corpus, split="train", length=length, reset=reset),
-        optimizer=_optimizer(optimizer, rate, base.beta2),
-        schedule=_schedule(schedule, base, batch, warmup_steps, chosen, notes),
+        optimizer=_optimizer(optimizer, scaled.lr if lr is None else lr, scaled),
+        schedule=_schedule(schedule, scaled, warmup_steps, chosen, notes),
         global_batch_size=batch,
         micro_batch_size=micro_batch_size,
         precision=precision,
@@ -113,22 +117,39 @@ def _near(name: str, names: Iterable[str]) -> str:
     return f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(names)}."
 
 
-def _rate(base: Preset, batch: int, lr: float | None, rule: str) -> tuple[float, list[str]]:
+def _scaled(
+    base: Preset, batch: int, lr: float | None, rule: str, optimizer: str
+) -> "tuple[Hyperparameters, list[str]]":
     from overnight.scaling import rules
 
     if batch < 1:
         raise UserError(f"A batch of {batch} cannot work.", "Take at least 1.")
+    baseline = rules.Hyperparameters(
+        lr=base.lr,
+        global_batch_size=base.batch,
+        warmup_samples=base.warmup_steps * base.batch,
+        betas=(0.9, base.beta2),
+        eps=ADAM_EPS,
+    )
     if lr is not None:
-        return lr, []
+        return rules.none(baseline, global_batch_size=batch).hyperparameters, []
     if rule == "paper":
-        rate = rules.capped_linear(PAPER_LR, batch / PAPER_BATCH)
-        return rate, [f"rate {rate:g} = min({PAPER_LR:g} · {batch}/{PAPER_BATCH}, 0.003), the paper's rule"]
-    k = batch / base.batch
-    if rule == "none" or k == 1:
-        return base.lr, []
-    scale: Callable[[float, float], float] = getattr(rules, rule)
-    rate = scale(base.lr, k)
-    return rate, [f"rate {rate:g}: {base.lr:g} at batch {base.batch}, by the {rule} rule at batch {batch}"]
+        paper = replace(baseline, lr=PAPER_LR, global_batch_size=PAPER_BATCH)
+        scaled = rules.capped_linear(paper, global_batch_size=batch).hyperparameters
+        return scaled, [f"rate {scaled.lr:g} = min({PAPER_LR:g} · {batch}/{PAPER_BATCH}, 0.003), the paper's rule"]
+    if rule == "adam_sde" and optimizer not in OPTIMIZERS:
+        raise UserError("The rule adam_sde is for Adam.", "Take --optimizer adam or adamw, or --rule sqrt.")
+    scale: Callable[..., rules.Scaled] = getattr(rules, rule)
+    try:
+        found = scale(baseline, global_batch_size=batch)
+    except ValueError as error:
+        raise UserError(str(error), "Take --rule sqrt, or another batch.") from error
+    if rule == "none" or batch == base.batch:
+        return found.hyperparameters, []
+    why = f"{base.lr:g} at batch {base.batch}, by the {rule} rule at batch {batch}"
+    if rule in ("legw", "adam_sde"):  # they change more than the rate
+        why = found.explanation
+    return found.hyperparameters, [f"rate {found.hyperparameters.lr:g}: {why}"]
 
 
 def _budget(base: Preset, epochs: float | None, steps: int | None, minutes: float | None) -> dict[str, Any]:
@@ -138,7 +159,7 @@ def _budget(base: Preset, epochs: float | None, steps: int | None, minutes: floa
     return {"epochs": base.epochs, "steps": None, "minutes": base.minutes}
 
 
-def _optimizer(name: str, rate: float, beta2: float) -> "partial[Any]":
+def _optimizer(name: str, lr: float, scaled: "Hyperparameters") -> "partial[Any]":
     from overnight.train.components import import_object, keyword_names
 
     if "." not in name and name not in OPTIMIZERS:
@@ -147,27 +168,30 @@ def _optimizer(name: str, rate: float, beta2: float) -> "partial[Any]":
             f"{_near(name, OPTIMIZERS)} Or give an import path such as torch.optim.SGD.",
         )
     target = import_object(OPTIMIZERS.get(name, name))
-    settings: dict[str, Any] = {"lr": rate}
+    settings: dict[str, Any] = {"lr": lr}
     if name in OPTIMIZERS:
-        settings["betas"] = (0.9, beta2)
+        settings["betas"] = scaled.betas
+        if scaled.eps != ADAM_EPS:
+            settings["eps"] = scaled.eps
         if "fused" in (keyword_names(target) or []):
             settings["fused"] = True
     return partial(target, **settings)
 
 
 def _schedule(
-    name: str, base: Preset, batch: int, warmup_steps: int | None, rule: str, notes: list[str]
+    name: str, scaled: "Hyperparameters", warmup_steps: int | None, rule: str, notes: list[str]
 ) -> "partial[Any]":
-    from overnight.schedule import curves
+    from overnight import schedule
 
     if warmup_steps is not None and warmup_steps < 0:
         raise UserError(f"--warmup-steps {warmup_steps} cannot work.", "Take 0 for none, or more.")
-    steps = base.warmup_steps if warmup_steps is None else warmup_steps
-    settings: dict[str, Any] = {"warmup_samples": steps * (base.batch if warmup_steps is None else batch)}
+    batch = scaled.global_batch_size
+    warmup_samples = scaled.warmup_samples if warmup_steps is None else warmup_steps * batch
+    settings: dict[str, Any] = {"warmup_samples": warmup_samples}
     if rule == "paper" and batch > 2048 and name == "linear":
         settings["horizon_samples"] = PAPER_HORIZON_STEPS * batch
         notes.append(f"above batch 2048 the rate falls over {PAPER_HORIZON_STEPS:,} steps, whatever the run's length")
-    return partial(getattr(curves, name), **settings)
+    return partial(getattr(schedule, name), **settings)
 
 
 def _held_out_split(data: Path) -> str | None:
