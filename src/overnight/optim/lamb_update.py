@@ -39,7 +39,8 @@ def rule_of(bucket: Bucket, group: dict[str, Any], gradient_scale: Tensor | None
     beta1, beta2 = group["betas"]
     capturable, correction = group["capturable"], group["bias_correction"]
     lr = as_number(group["lr"], capturable)
-    steps: list[Number] = [layer.step if capturable else layer.step.item() for layer in bucket]
+    # in float32, 1 - β₂ would be off by 6e-5
+    steps: list[Number] = [layer.step.double() if capturable else layer.step.item() for layer in bucket]
     c1: list[Number] = [1 / (1 - beta1**step) for step in steps]
     c2: list[Number] = [(1 - beta2**step) ** -0.5 for step in steps]
     none: list[Number] = [1.0] * len(bucket)
