@@ -56,7 +56,8 @@ def trust_ratio(weight_norm: Tensor, update_norm: Tensor, bounds: Bounds = UNBOU
     tensor([3., 1., 1.])
     """
     ratio = (weight_norm / update_norm).clamp(*bounds)
-    return torch.where((weight_norm > 0) & (update_norm > 0), ratio, 1.0)
+    # not > 0: the norms of NaN must not pass for zero
+    return torch.where((weight_norm == 0) | (update_norm == 0), 1.0, ratio)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def block_of_rows(x: Tensor, rows: int, blocks: int, where: Sharding) -> Tensor:
 
 def block_squares(x: Tensor, block_of: Tensor | None, blocks: int) -> Tensor:
     """``sum_of_squares`` by block, for a shard whose rows belong to the blocks ``block_of``."""
-    if block_of is None:
+    if block_of is None or blocks == 1:
         return sum_of_squares(x)
     squares = torch.zeros(blocks, dtype=torch.float64, device=x.device)
     if x.shape[0]:
