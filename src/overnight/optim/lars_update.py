@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from overnight.optim.layerwise import Bucket, Number, gradients, move, squares
-from overnight.optim.trust_ratio import trust_ratio
 
 
 def local_rates(bucket: Bucket, group: dict[str, Any], lr: Number, gs: Sequence[Tensor]) -> list[Tensor]:
@@ -30,11 +29,10 @@ def local_rates(bucket: Bucket, group: dict[str, Any], lr: Number, gs: Sequence[
 def ratio_of(w: Tensor, g: Tensor, group: dict[str, Any], lr: Number) -> Tensor:
     """From ‖w‖ and ‖g‖."""
     decay = group["weight_decay"] if group["denominator"] == "sum" else 0.0
-    below = g + decay * w + group["eps"]
-    ratio = torch.where(g > 0, trust_ratio(group["trust_coefficient"] * w, below), 1.0)
+    ratio = group["trust_coefficient"] * w / (g + decay * w + group["eps"])
     if group["clip"]:
-        return (ratio / lr).clamp(max=1.0)  # lr = 0 gives infinity, hence 1
-    return ratio
+        ratio = (ratio / lr).clamp(max=1.0)  # lr = 0 gives infinity, hence 1
+    return torch.where((w == 0) | (g == 0), 1.0, ratio)
 
 
 def loop(bucket: Bucket, group: dict[str, Any], lr: Number) -> None:
