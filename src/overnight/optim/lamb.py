@@ -75,6 +75,7 @@ class LAMB(Layerwise):
     """
 
     state_names: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
+    variants: ClassVar[dict[Any, dict[str, Any]]] = {name: PUBLISHED | changes for name, changes in VARIANTS.items()}
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class LAMB(Layerwise):
         if variant not in VARIANTS:
             raise ValueError(f"There is no variant {variant!r} of LAMB; choose one of {', '.join(VARIANTS)}.")
         given = {"bias_correction": bias_correction, "ratio_bounds": ratio_bounds, "max_grad_norm": max_grad_norm}
-        named = PUBLISHED | VARIANTS[variant] | {name: value for name, value in given.items() if value is not None}
+        named = self.variants[variant] | {name: value for name, value in given.items() if value is not None}
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "variant": variant, **named,
             "norm_bounds": norm_bounds, "adapt": adapt, "blocks": blocks, "maximize": maximize, "foreach": foreach,
@@ -122,7 +123,7 @@ class LAMB(Layerwise):
             raise ValueError(f"max_grad_norm={group['max_grad_norm']!r} must be above 0; use math.inf for never.")
         if group["variant"] not in VARIANTS:
             raise ValueError(f"There is no variant {group['variant']!r} of LAMB; choose one of {', '.join(VARIANTS)}.")
-        if group["bias_correction"] not in (True, False, "rate"):
+        if not isinstance(group["bias_correction"], bool) and group["bias_correction"] != "rate":
             raise ValueError(f"bias_correction={group['bias_correction']!r} must be True, False or 'rate'.")
 
     def _gradient_scales(self, groups: Sequence[tuple[dict[str, Any], list[Layer]]]) -> list[Tensor | None]:

@@ -65,6 +65,7 @@ class LARS(Layerwise):
     """
 
     state_names: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
+    variants: ClassVar[dict[Any, dict[str, Any]]] = {name: PUBLISHED | changes for name, changes in VARIANTS.items()}
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class LARS(Layerwise):
         if variant not in VARIANTS:
             raise ValueError(f"There is no variant {variant!r} of LARS; choose one of {', '.join(VARIANTS)}.")
         given = {"momentum_placement": momentum_placement, "denominator": denominator, "clip": clip, "eps": eps}
-        named = PUBLISHED | VARIANTS[variant] | {name: value for name, value in given.items() if value is not None}
+        named = self.variants[variant] | {name: value for name, value in given.items() if value is not None}
         defaults = {
             "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust_coefficient": trust_coefficient,
             "variant": variant, **named, "nesterov": nesterov, "adapt": adapt, "blocks": blocks, "maximize": maximize,

@@ -64,15 +64,18 @@ class Layerwise(Optimizer):
     """
 
     state_names: ClassVar[tuple[str, ...]]
+    variants: ClassVar[dict[Any, dict[str, Any]]]
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
         self._scratch: dict[Any, Tensor] = {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; nothing is added if it cannot work."""
+        """Add a group; nothing is added if it cannot work. A variant that it names counts as one of the constructor."""
+        for name, value in self.variants.get(param_group.get("variant"), {}).items():
+            param_group.setdefault(name, value)
         parameters = param_group["params"]
-        if not isinstance(parameters, Tensor):
+        if not isinstance(parameters, (Tensor, set)):  # torch refuses sets, which have no order
             param_group["params"] = parameters = list(parameters)
             if not parameters:
                 raise ValueError(f"Parameter group {len(self.param_groups)} is empty.")
@@ -248,8 +251,9 @@ def gradients(
     if scale is not None:
         factors = [factor * scale.to(g.device) for factor, g in zip(factors, found, strict=True)]
     if normalise:
-        norms = [total.sum().sqrt() for total in squares(bucket, found, group["blocks"])]
-        factors = [factor / torch.where(norm > 0, norm, 1.0) for factor, norm in zip(factors, norms, strict=True)]
+        norms = [total.sqrt() for total in squares(bucket, found, group["blocks"])]
+        norms = [layer.cut(torch.where(norm == 0, 1.0, norm)) for layer, norm in zip(bucket, norms, strict=True)]
+        factors = [factor / norm for factor, norm in zip(factors, norms, strict=True)]
     dtype = bucket[0].state_dtype
     own = found[0].dtype != dtype or normalise or scale is not None or group["maximize"]
     if own:
