@@ -127,7 +127,7 @@ def adam_sde(baseline: Hyperparameters, k: float | None = None, *, global_batch_
     if baseline.betas is None:
         raise ValueError("The Adam SDE rule scales the betas, and the baseline has none.")
     for beta in baseline.betas:
-        if k * (1.0 - beta) >= 1.0:
+        if k * (1.0 - beta) >= 1.0 - 1e-9:  # 10 (1 - 0.9) is a rounding below 1
             raise ValueError(
                 f"The Adam SDE rule does not reach k = {k:g} from a beta of {beta:g}: k (1 - beta) is "
                 f"{k * (1.0 - beta):.3g}, and must be below 1, so k below {1.0 / (1.0 - beta):.4g}."
