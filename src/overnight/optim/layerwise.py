@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from overnight.optim.state_check import check_state
-from overnight.optim.trust_ratio import Sharding, block_of_rows, block_squares, dense, local, sharding
+from overnight.optim.trust_ratio import Sharding, block_of_rows, block_squares, dense, local, local_gradient, sharding
 
 Number = float | Tensor
 
@@ -150,6 +150,8 @@ class Layerwise(Optimizer):
                     f"{type(self).__name__} does not take sparse gradients, which have no norm of the whole layer; "
                     "make the embedding dense (sparse=False) or give it to torch.optim.SparseAdam."
                 )
+            if hasattr(p, "to_local") != hasattr(p.grad, "to_local"):
+                raise ValueError(f"A parameter is a {type(p).__name__} and its gradient a {type(p.grad).__name__}.")
             found.append((p, sharding(p, group["blocks"])))
         return found
 
@@ -160,12 +162,11 @@ class Layerwise(Optimizer):
             if not state:
                 self._start(state, p, group)
             weight = local(state.get("master", p))
-            grad: Any = p.grad
             parts = {name: local(state[name]) for name in self.state_names}
             block_of = None
             if group["blocks"] > 1:
                 block_of = block_of_rows(weight, p.shape[0], group["blocks"], where)
-            layers.append(Layer(p, weight, local(grad), parts, state["step"], where, block_of))
+            layers.append(Layer(p, weight, local_gradient(p), parts, state["step"], where, block_of))
         if layers:
             torch._foreach_add_([layer.step for layer in layers], 1.0)
         return layers

@@ -88,6 +88,14 @@ def local(x: Tensor) -> Tensor:
     return part
 
 
+def local_gradient(parameter: Any) -> Tensor:
+    """This rank's part of a gradient, spread as its parameter is: that of a replicated one can be a pending sum."""
+    grad = parameter.grad
+    if hasattr(parameter, "to_local") and grad.placements != parameter.placements:
+        grad = grad.redistribute(parameter.device_mesh, parameter.placements)
+    return local(grad)
+
+
 def sharding(parameter: Tensor, blocks: int = 1) -> Sharding:
     """How a parameter is spread over ranks (FSDP2, tensor parallel), so that norms are those of the whole tensor.
 
@@ -106,8 +114,10 @@ def sharding(parameter: Tensor, blocks: int = 1) -> Sharding:
     if blocks > 1 and any(type(p) is not Shard and not p.is_replicate() for p in placements):
         raise ValueError(f"blocks={blocks} of a parameter placed as {placements} is not supported; use blocks=1.")
     groups = tuple(mesh.get_group(dim) for dim, p in enumerate(placements) if not p.is_replicate())
+    if blocks == 1:
+        return Sharding(groups)  # the offset takes three times as long as the rest, at every step
     _, offset = compute_local_shape_and_global_offset(parameter.shape, mesh, placements)
-    return Sharding(groups, offset[0] if offset else 0)
+    return Sharding(groups, offset[0])
 
 
 def block_of_rows(x: Tensor, rows: int, blocks: int, where: Sharding) -> Tensor:
