@@ -163,11 +163,11 @@ class ProgressLR(LambdaLR):
         if not self.strict:
             return False
         if self._gradients_are_finite():
+            amp = "hand it to apply(scaler=)" if self.scaler is None else "call it after scaler.update()"
             raise RuntimeError(
                 f"scheduler.step() was called without an optimizer.step() since its last call (update "
                 f"{self.last_epoch}); the rate stays. Call it once after each optimizer.step(), not once per rank or "
-                f"micro-batch (with Accelerate, keep it out of prepare()). If a GradScaler skipped the update, hand "
-                f"it to apply(scaler=)."
+                f"micro-batch (with Accelerate, keep it out of prepare()). If a GradScaler skipped the update, {amp}."
             )
         return True
 
