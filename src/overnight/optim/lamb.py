@@ -9,7 +9,16 @@ from torch import Tensor
 
 from overnight.optim import fused_cpu
 from overnight.optim.lamb_update import foreach, loop, rule_of
-from overnight.optim.layerwise import Bucket, Layer, Layerwise, check_bounds, check_number, choose_fused, squares
+from overnight.optim.layerwise import (
+    Bucket,
+    Layer,
+    Layerwise,
+    check_bounds,
+    check_number,
+    choose_foreach,
+    choose_fused,
+    squares,
+)
 from overnight.optim.trust_ratio import UNBOUNDED, Bounds
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -138,7 +147,7 @@ class LAMB(Layerwise):
         rule = rule_of(bucket, group, gradient_scale)
         if choose_fused(bucket, group, not rule.lans):
             fused_cpu.lamb(bucket, group, rule, self._scratch_like)
-        elif group["foreach"] or (group["foreach"] is None and bucket[0].weight.device.type != "cpu"):
+        elif choose_foreach(bucket, group):
             foreach(bucket, group, rule)
         else:
             loop(bucket, group, rule)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overnight.optim.layerwise import Bucket, Number, as_number, gradients, move, squares
+from overnight.optim.layerwise import Bucket, Number, as_number, both_squares, gradients, move
 from overnight.optim.trust_ratio import trust_ratio
 
 
@@ -65,9 +65,7 @@ def rates(bucket: Bucket, group: dict[str, Any], rule: Rule, directions: Sequenc
         return [lr * one for lr in rule.lr]
     weights = [layer.weight for layer in bucket]
     found = []
-    for lr, w, u in zip(
-        rule.lr, squares(bucket, weights, group["blocks"]), squares(bucket, directions, group["blocks"]), strict=True
-    ):
+    for lr, (w, u) in zip(rule.lr, both_squares(bucket, weights, directions, group["blocks"]), strict=True):
         norm = w.sqrt().clamp(*group["norm_bounds"])
         found.append(lr * trust_ratio(norm, u.sqrt(), group["ratio_bounds"]))
     return found

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from overnight.optim import fused_cpu
 from overnight.optim.lars_update import foreach, loop
-from overnight.optim.layerwise import Bucket, Layerwise, as_number, check_number, choose_fused
+from overnight.optim.layerwise import Bucket, Layerwise, as_number, check_number, choose_foreach, choose_fused
 
 Placement = Literal["inside", "torch", "scaled"]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -120,6 +120,6 @@ class LARS(Layerwise):
         update: Callable[..., None] = loop
         if choose_fused(bucket, group, fused_cpu.can_lars(bucket, group, lr)):
             update = fused_cpu.lars
-        elif group["foreach"] or (group["foreach"] is None and bucket[0].weight.device.type != "cpu"):
+        elif choose_foreach(bucket, group):
             update = foreach
         update(bucket, group, lr)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overnight.optim.layerwise import Bucket, Number, gradients, move, squares
+from overnight.optim.layerwise import Bucket, Number, both_squares, gradients, move
 
 
 def local_rates(bucket: Bucket, group: dict[str, Any], lr: Number, gs: Sequence[Tensor]) -> list[Tensor]:
@@ -19,11 +19,8 @@ def local_rates(bucket: Bucket, group: dict[str, Any], lr: Number, gs: Sequence[
     """
     if not group["adapt"]:
         return [torch.ones(1, dtype=torch.float64, device=layer.weight.device) for layer in bucket]
-    weights = squares(bucket, [layer.weight for layer in bucket], group["blocks"])
-    return [
-        ratio_of(w.sqrt(), g.sqrt(), group, lr)
-        for w, g in zip(weights, squares(bucket, gs, group["blocks"]), strict=True)
-    ]
+    weights = [layer.weight for layer in bucket]
+    return [ratio_of(w.sqrt(), g.sqrt(), group, lr) for w, g in both_squares(bucket, weights, gs, group["blocks"])]
 
 
 def ratio_of(w: Tensor, g: Tensor, group: dict[str, Any], lr: Number) -> Tensor:

@@ -239,6 +239,17 @@ def squares(bucket: Bucket, tensors: Sequence[Tensor], blocks: int) -> list[Tens
     return list(bucket[0].where.total(here))
 
 
+def both_squares(
+    bucket: Bucket, first: Sequence[Tensor], second: Sequence[Tensor], blocks: int
+) -> list[tuple[Tensor, Tensor]]:
+    """``squares`` of two tensors of each layer, with one collective for them all."""
+    here = [
+        torch.stack([block_squares(x, layer.block_of, blocks) for x in pair])
+        for layer, *pair in zip(bucket, first, second, strict=True)
+    ]
+    return [(one, other) for one, other in bucket[0].where.total(torch.stack(here))]
+
+
 def gradients(
     bucket: Bucket, group: dict[str, Any], scale: Tensor | None, normalise: bool = False
 ) -> tuple[list[Tensor], bool]:
@@ -267,6 +278,15 @@ def choose_fused(bucket: Bucket, group: dict[str, Any], possible: bool = True) -
     if group["fused"] is False or (group["fused"] is None and not group["compile"] and group["foreach"] is not None):
         return False
     return possible and not group["capturable"] and all(_fusable(layer) for layer in bucket)
+
+
+def choose_foreach(bucket: Bucket, group: dict[str, Any]) -> bool:
+    """Whether many tensors are to be updated by one call, where they are not fused."""
+    if bucket[0].where.groups and (group["fused"] or group["foreach"] is None):
+        return True  # it makes the same collectives as the two-pass step, which other ranks' shards may allow
+    if group["foreach"] is None:
+        return bucket[0].weight.device.type != "cpu"
+    return bool(group["foreach"])
 
 
 def _fusable(layer: Layer) -> bool:
