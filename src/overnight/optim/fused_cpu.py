@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overnight.optim import compiled
 from overnight.optim.lamb_update import Rule
 from overnight.optim.lars_update import ratio_of
 from overnight.optim.layerwise import Bucket, Layer
-from overnight.optim.trust_ratio import dense, sum_of_squares, trust_ratio
+from overnight.optim.trust_ratio import ROW, dense, sum_of_squares, trust_ratio
 
 CHUNK = 1 << 20
-"""Elements. Measured on BERT-base shapes: 2^16 takes 1.6 times as long, 2^22 a little longer (docs/results.md)."""
+"""Elements that one round of operations works on. Of 2^15 to 2^22 the fastest on BERT-base shapes (docs/results.md)."""
+SMALL = 1 << 14
+"""Elements up to which torch's multi-tensor norm is right to 1e-6 (see ``sum_of_squares``)."""
 FOREVER = torch.tensor(1e9)
 """A step count after which bias correction does nothing."""
 Scratch = Callable[[Tensor, int, str], Tensor]
@@ -29,19 +30,37 @@ def lamb(bucket: Bucket, group: dict[str, Any], rule: Rule, scratch: Scratch) ->
     if not group["adapt"] and group["bias_correction"] is True and _as_they_are(bucket, rule.gradient_scale):
         _adamw(bucket, group, rule)
         return
-    # the norms of a sharded bucket take one collective; a whole layer is best finished while it is in the cache
-    for layers in [range(len(bucket))] if bucket[0].where.groups else [range(n, n + 1) for n in range(len(bucket))]:
-        sizes = [bucket[n].weight.numel() for n in layers]
-        us = scratch(bucket[0].weight, sum(sizes), "u").split(sizes)
-        found = [_direction(bucket[n], u, group, rule, scratch) for n, u in zip(layers, us, strict=True)]
-        totals = bucket[0].where.total(torch.tensor(found, dtype=torch.float64))
-        ratios = trust_ratio(
-            totals[:, 0].sqrt().clamp(*group["norm_bounds"]), totals[:, 1].sqrt(), group["ratio_bounds"]
-        ).tolist()
-        for n, u, ratio in zip(layers, us, ratios, strict=True):
-            rate = float(rule.lr[n]) * (ratio if group["adapt"] else 1.0)
-            for w, part in zip(reversed(dense(bucket[n].weight).split(CHUNK)), reversed(u.split(CHUNK)), strict=True):
+    rates = dict(zip(map(id, bucket), rule.lr, strict=True))
+    # the norms of a sharded bucket take one collective; whole layers are best finished while they are in the cache
+    items = _items(bucket)
+    for turn in [items] if bucket[0].where.groups else [[item] for item in items]:
+        layers = [layer for item in turn for layer in item]
+        sizes = [layer.weight.numel() for layer in layers]
+        us = iter(scratch(layers[0].weight, sum(sizes), "u").split(sizes))
+        pairs = [[(layer, next(us)) for layer in item] for item in turn]
+        found = [squares for item in pairs for squares in _directions(item, group, rule, scratch)]
+        ratios = [1.0] * len(layers)
+        if group["adapt"]:
+            totals = bucket[0].where.total(torch.tensor(found, dtype=torch.float64))
+            norms = totals[:, 0].sqrt().clamp(*group["norm_bounds"])
+            ratios = trust_ratio(norms, totals[:, 1].sqrt(), group["ratio_bounds"]).tolist()
+        for (layer, u), ratio in zip([pair for item in pairs for pair in item], ratios, strict=True):
+            rate = float(rates[id(layer)]) * ratio
+            for w, part in zip(*(reversed(_chunks(x, CHUNK)) for x in (dense(layer.weight), u)), strict=True):
                 w.add_(part, alpha=-rate)
+
+
+def _items(bucket: Bucket) -> list[Bucket]:
+    """Layers that one round can take together; a layer of more than a chunk is alone."""
+    items: list[Bucket] = []
+    size = CHUNK + 1
+    for layer in bucket:
+        size += layer.weight.numel()
+        if size > CHUNK:
+            items.append([])
+            size = layer.weight.numel()
+        items[-1].append(layer)
+    return items
 
 
 def _as_they_are(bucket: Bucket, gradient_scale: Tensor | None) -> bool:
@@ -67,35 +86,63 @@ def _adamw(bucket: Bucket, group: dict[str, Any], rule: Rule) -> None:
     )
 
 
-def _direction(layer: Layer, u: Tensor, group: dict[str, Any], rule: Rule, scratch: Scratch) -> tuple[float, float]:
-    """Update m and v, write the direction to u, return ‖w‖² and ‖u‖² of what is here."""
-    corrected = group["bias_correction"] is True
-    step = layer.step if corrected else FOREVER
-    copied = not _as_they_are([layer], rule.gradient_scale)
-    squares = [0.0, 0.0]
-    parts = [dense(x).split(CHUNK) for x in (layer.weight, layer.grad, *layer.state.values())]
-    for w, given, m, v, part in zip(*parts, u.split(CHUNK), strict=True):
-        g = given
-        if copied:
-            g = scratch(w, len(w), "g").copy_(given)
-            if rule.gradient_scale is not None:
-                g.mul_(rule.gradient_scale)
-        if group["compile"]:
-            found = compiled.adam(w, g, m, v, part, rule, step.item() if corrected else None, group["maximize"])
-        else:
-            # u = λw, then Adam's own update of u at the rate -1 and without decay
-            torch.mul(w, rule.weight_decay, out=part)
-            torch._fused_adam_(
-                [part], [g], [m], [v], [], [step], lr=-1.0, beta1=rule.beta1, beta2=rule.beta2, weight_decay=0.0,
-                eps=rule.eps, amsgrad=False, maximize=group["maximize"],
-            )  # fmt: skip
-            found = _squares(w, part) if group["adapt"] else (0.0, 0.0)
-        squares = [total + more for total, more in zip(squares, found, strict=True)]
-    return squares[0], squares[1]
+def _directions(
+    item: Sequence[tuple[Layer, Tensor]], group: dict[str, Any], rule: Rule, scratch: Scratch
+) -> list[tuple[float, float]]:
+    """Update m and v, write the directions to the u's, return ‖w‖² and ‖u‖² of what is here."""
+    totals = [(0.0, 0.0)] * len(item)
+    flat = [
+        [_chunks(dense(x), CHUNK) for x in (layer.weight, layer.grad, *layer.state.values(), u)] for layer, u in item
+    ]
+    steps = [layer.step if group["bias_correction"] is True else FOREVER for layer, _ in item]
+    for number in range(len(flat[0][0])):  # more than one round only where there is only one layer
+        ws, gs, ms, vs, us = ([parts[kind][number] for parts in flat] for kind in range(5))
+        if not _as_they_are([layer for layer, _ in item], rule.gradient_scale):
+            gs = _copies(gs, ws, rule.gradient_scale, scratch)
+        # u = λw, then Adam's own update of u at the rate -1 and without decay
+        for w, u in zip(ws, us, strict=True):
+            torch.mul(w, rule.weight_decay, out=u)
+        torch._fused_adam_(
+            us, gs, ms, vs, [], steps, lr=-1.0, beta1=rule.beta1, beta2=rule.beta2, weight_decay=0.0,
+            eps=rule.eps, amsgrad=False, maximize=group["maximize"],
+        )  # fmt: skip
+        found = list(zip(_squares(ws), _squares(us), strict=True)) if group["adapt"] else totals
+        totals = [(w + more_w, u + more_u) for (w, u), (more_w, more_u) in zip(totals, found, strict=True)]
+    return totals
 
 
-def _squares(*tensors: Tensor) -> Sequence[float]:
-    return [float(sum_of_squares(x)) for x in tensors]
+def _chunks(x: Tensor, size: int) -> Sequence[Tensor]:
+    return x.split(size) if x.numel() > size else (x,)
+
+
+def _copies(gs: Sequence[Tensor], ws: Sequence[Tensor], scale: Tensor | None, scratch: Scratch) -> list[Tensor]:
+    """Gradients in the dtype of the weights, scaled."""
+    copies = scratch(ws[0], sum(map(len, ws)), "g").split([len(w) for w in ws])
+    for copy, g in zip(copies, gs, strict=True):
+        copy.copy_(g)
+        if scale is not None:
+            copy.mul_(scale)
+    return list(copies)
+
+
+def _squares(tensors: Sequence[Tensor]) -> list[float]:
+    """‖·‖² of each."""
+    small = [n for n, x in enumerate(tensors) if x.numel() <= SMALL]
+    found = [0.0 if x.numel() <= SMALL else _sum_of_squares(x) for x in tensors]
+    if small:
+        norms = torch.stack(torch._foreach_norm([tensors[n] for n in small])).double()
+        for n, square in zip(small, norms.square_().tolist(), strict=True):
+            found[n] = square
+    return found
+
+
+def _sum_of_squares(x: Tensor) -> float:
+    """``sum_of_squares`` in fewer calls, where that is as good: float32 sums of short rows, and of few of them."""
+    rows, rest = divmod(x.numel(), ROW)
+    if rest or rows > CHUNK // ROW or not x.is_contiguous():
+        return float(sum_of_squares(x))
+    norms: Tensor = torch.linalg.vector_norm(x.view(rows, ROW), dim=1)
+    return float(torch.dot(norms, norms))
 
 
 def can_lars(bucket: Bucket, group: dict[str, Any], lr: float | Tensor) -> bool:
@@ -108,17 +155,38 @@ def can_lars(bucket: Bucket, group: dict[str, Any], lr: float | Tensor) -> bool:
 
 def lars(bucket: Bucket, group: dict[str, Any], lr: float) -> None:
     """Update the layers of a bucket by LARS: a pass for the norms, and torch's fused SGD."""
-    ratios = [1.0] * len(bucket)
-    if group["adapt"]:
-        found = [_squares(layer.weight, layer.grad) for layer in bucket]
-        norms = bucket[0].where.total(torch.tensor(found, dtype=torch.float64)).sqrt()
-        ratios = ratio_of(norms[:, 0], norms[:, 1], group, lr).tolist()
-    for layer, ratio in zip(bucket, ratios, strict=True):
-        inside, outside = {"inside": (lr * ratio, 1.0), "torch": (ratio, lr), "scaled": (1.0, lr * ratio)}[
-            group["momentum_placement"]
-        ]
-        torch._fused_sgd_(
-            [layer.weight], [layer.grad], [layer.state["momentum_buffer"]], weight_decay=group["weight_decay"],
-            momentum=group["momentum"], lr=outside, dampening=1.0 - inside, nesterov=group["nesterov"],
-            maximize=group["maximize"], is_first_step=False,
-        )  # fmt: skip
+    if not group["adapt"]:
+        _sgd(bucket, group, lr, 1.0)
+        return
+    # as in lamb(): one collective, or while the layers are in the cache
+    for layers in [bucket] if bucket[0].where.groups else _items(bucket):
+        ws, gs = (
+            _chunked_squares([dense(x) for x in xs]) for xs in zip(*((y.weight, y.grad) for y in layers), strict=True)
+        )
+        norms = bucket[0].where.total(torch.tensor(list(zip(ws, gs, strict=True)), dtype=torch.float64)).sqrt()
+        for layer, ratio in zip(layers, ratio_of(norms[:, 0], norms[:, 1], group, lr).tolist(), strict=True):
+            _sgd([layer], group, lr, ratio)
+
+
+def _chunked_squares(tensors: Sequence[Tensor]) -> list[float]:
+    parts = [_chunks(x, CHUNK) for x in tensors]
+    found = iter(_squares([part for chunks in parts for part in chunks]))
+    return [sum(next(found) for _ in chunks) for chunks in parts]
+
+
+def _sgd(layers: Bucket, group: dict[str, Any], lr: float, ratio: float) -> None:
+    inside, outside = {"inside": (lr * ratio, 1.0), "torch": (ratio, lr), "scaled": (1.0, lr * ratio)}[
+        group["momentum_placement"]
+    ]
+    torch._fused_sgd_(
+        [layer.weight for layer in layers],
+        [layer.grad for layer in layers],
+        [layer.state["momentum_buffer"] for layer in layers],
+        weight_decay=group["weight_decay"],
+        momentum=group["momentum"],
+        lr=outside,
+        dampening=1.0 - inside,
+        nesterov=group["nesterov"],
+        maximize=group["maximize"],
+        is_first_step=False,
+    )

@@ -66,7 +66,6 @@ class LAMB(Layerwise):
         foreach: update many tensors by one call each operation.
         fused: two passes over memory: on a CPU by torch's fused kernels, on CUDA by Triton's. None takes it on a CPU
             where it can.
-        compile: make the two passes with ``torch.compile``, which needs a C++ compiler; on a CPU only.
         capturable: keep the step count on the device, so that a CUDA graph can be captured.
         master_weights: keep float32 copies of bfloat16 and float16 parameters, and update those.
 
@@ -104,7 +103,6 @@ class LAMB(Layerwise):
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
-        compile: bool = False,
         capturable: bool = False,
         master_weights: bool = False,
     ) -> None:
@@ -115,7 +113,7 @@ class LAMB(Layerwise):
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "variant": variant, **named,
             "norm_bounds": norm_bounds, "adapt": adapt, "blocks": blocks, "maximize": maximize, "foreach": foreach,
-            "fused": fused, "compile": compile, "capturable": capturable, "master_weights": master_weights,
+            "fused": fused, "capturable": capturable, "master_weights": master_weights,
         }  # fmt: skip
         super().__init__(params, defaults)
 

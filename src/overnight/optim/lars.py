@@ -49,7 +49,7 @@ class LARS(Layerwise):
         nesterov: step by m v + the newest term, in place of v.
         adapt: whether the ratio is taken at all.
         blocks: equal row blocks of each tensor that have ratios of their own, such as 4 for the gates of an LSTM.
-        maximize, foreach, fused, compile, capturable, master_weights: as in ``LAMB``; there is nothing to compile.
+        maximize, foreach, fused, capturable, master_weights: as in ``LAMB``.
 
     State of a parameter: ``step``, ``momentum_buffer`` (and ``master``), float32 for low-precision parameters.
 
@@ -86,7 +86,6 @@ class LARS(Layerwise):
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
-        compile: bool = False,
         capturable: bool = False,
         master_weights: bool = False,
     ) -> None:
@@ -97,7 +96,7 @@ class LARS(Layerwise):
         defaults = {
             "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust_coefficient": trust_coefficient,
             "variant": variant, **named, "nesterov": nesterov, "adapt": adapt, "blocks": blocks, "maximize": maximize,
-            "foreach": foreach, "fused": fused, "compile": compile, "capturable": capturable,
+            "foreach": foreach, "fused": fused, "capturable": capturable,
             "master_weights": master_weights,
         }  # fmt: skip
         super().__init__(params, defaults)

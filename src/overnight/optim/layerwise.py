@@ -275,7 +275,7 @@ def gradients(
 
 def choose_fused(bucket: Bucket, group: dict[str, Any], possible: bool = True) -> bool:
     """Whether the two-pass step is wanted and can work on this bucket. Where it cannot, the others do."""
-    if group["fused"] is False or (group["fused"] is None and not group["compile"] and group["foreach"] is not None):
+    if group["fused"] is False or (group["fused"] is None and group["foreach"] is not None):
         return False
     return possible and not group["capturable"] and all(_fusable(layer) for layer in bucket)
 
