@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from overnight.optim import LAMB, LARS, compiled, fused_cpu, lamb, lars
+from overnight.optim import LAMB, LARS, fused_cpu, lamb, lars
 
 Array = npt.NDArray[np.float64]
 Trajectory = list[list[Array]]
@@ -24,7 +24,6 @@ FUNCTIONS = {
     "loop": [(lamb, "loop"), (lars, "loop")],
     "foreach": [(lamb, "foreach"), (lars, "foreach")],
     "fused": [(fused_cpu, "lamb"), (fused_cpu, "lars")],
-    "compiled": [(compiled, "adam")],
 }
 
 
@@ -72,7 +71,10 @@ def problem(layers: Sequence[tuple[tuple[int, ...], float, float, bool]], steps:
     weights = [draw(shape, scale) for shape, scale, _, _ in layers]
     drift = [draw(shape, 0.5 * scale) for shape, _, scale, _ in layers]
     gradients = [
-        [np.float64(np.float32(mean + draw(mean.shape, scale))) for mean, (_, _, scale, _) in zip(drift, layers)]
+        [
+            np.float64(np.float32(mean + draw(shape, scale)))
+            for mean, (shape, _, scale, _) in zip(drift, layers, strict=True)
+        ]
         for _ in range(steps)
     ]
     return Problem(weights, gradients, [excluded for *_, excluded in layers])

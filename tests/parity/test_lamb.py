@@ -1,6 +1,5 @@
 """LAMB and its named variants against float64 oracles of their publications, on every path."""
 
-import shutil
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -95,13 +94,3 @@ def test_tensors_of_several_chunks(path: str, monkeypatch: pytest.MonkeyPatch) -
     ran = watch(monkeypatch)
     check(of_optimizer(LAMB, large()[0], LARGE_RATES, 0.01, torch.float32, **PATHS[path]), large()[1], 1e-5, 2**-24)
     assert ran == expected(path)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
-def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = watch(monkeypatch)
-    check(of_optimizer(LAMB, large()[0], LARGE_RATES, 0.01, torch.float32, compile=True), large()[1], 1e-5, 2**-24)
-    assert ran == {"fused", "compiled"}
-    for name in ("paper", "author", "nvlamb", "deepspeed"):
-        found = of_optimizer(LAMB, given(), RATES, 0.01, torch.float32, compile=True, **CASES[name][2])
-        check(found, wanted(name, 0.01), 1e-5, 2**-24)
