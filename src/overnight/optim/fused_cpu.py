@@ -20,8 +20,6 @@ CHUNK = 1 << 20
 """Elements that one round of operations works on. Of 2^15 to 2^22 the fastest on BERT-base shapes (docs/results.md)."""
 SMALL = 1 << 14
 """Elements up to which torch's multi-tensor norm is right to 1e-6 (see ``sum_of_squares``)."""
-SMALLEST = 1e-8
-"""Factor of the newest term below which 1 - dampening has lost too many digits."""
 FOREVER = torch.tensor(torch.inf)
 """A step count after which bias correction does nothing."""
 DIGITS = {torch.float32: 1e-8, torch.float64: 1e-3}
@@ -188,12 +186,6 @@ def _sgd(layers: Bucket, group: dict[str, Any], lr: float, ratio: float) -> None
             v.add_(layer.grad, alpha=-inside if group["maximize"] else inside)
             v.add_(layer.weight, alpha=inside * group["weight_decay"])
             layer.weight.add_(v, alpha=-outside)
-        return
-    if inside < SMALLEST:
-        for layer in layers:
-            sign = -1.0 if group["maximize"] else 1.0
-            v = layer.state["momentum_buffer"].mul_(group["momentum"]).add_(layer.grad, alpha=sign * inside)
-            layer.weight.sub_(v.add_(layer.weight, alpha=inside * group["weight_decay"]), alpha=outside)
         return
     torch._fused_sgd_(
         [layer.weight for layer in layers],
