@@ -59,7 +59,8 @@ class LAMB(Layerwise):
         ratio_bounds: of the ratio; None for the variant's (0, ∞).
         norm_bounds: lower and upper of φ.
         max_grad_norm: divide all gradients by max(1, ‖all gradients of all groups‖ / max_grad_norm); ``math.inf`` for
-            never, None for the variant's (never).
+            never, None for the variant's (never). A rank of ZeroRedundancyOptimizer has only its share of them: clip
+            with ``torch.nn.utils.clip_grad_norm_`` there.
         adapt: whether the ratio is taken at all.
         blocks: equal row blocks of each tensor that have ratios of their own, such as 4 for the gates of an LSTM.
         maximize: ascend.

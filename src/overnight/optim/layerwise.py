@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from overnight.optim.state_check import check_state
-from overnight.optim.trust_ratio import Sharding, block_of_rows, block_squares, dense, local, local_gradient, sharding
+from overnight.optim.trust_ratio import (
+    Sharding,
+    block_of_rows,
+    block_squares,
+    dense,
+    in_parallel,
+    local,
+    local_gradient,
+    sharding,
+)
 
 Number = float | Tensor
 
@@ -77,7 +86,7 @@ class Layerwise(Optimizer):
         parameters = param_group["params"]
         if not isinstance(parameters, (Tensor, set)):  # torch refuses sets, which have no order
             param_group["params"] = parameters = list(parameters)
-            if not parameters:
+            if not parameters and not in_parallel():  # a rank of ZeroRedundancyOptimizer can have none of a group
                 raise ValueError(f"Parameter group {len(self.param_groups)} is empty.")
         super().add_param_group(param_group)
         try:

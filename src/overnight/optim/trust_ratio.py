@@ -82,6 +82,11 @@ class Sharding:
 WHOLE = Sharding()
 
 
+def in_parallel() -> bool:
+    """Whether there are other ranks."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def local(x: Tensor) -> Tensor:
     """This rank's part of a DTensor; any other tensor as it is."""
     part: Tensor = x.to_local() if hasattr(x, "to_local") else x
