@@ -18,8 +18,6 @@ from overnight.optim.trust_ratio import ROW, dense, sum_of_squares, trust_ratio
 
 CHUNK = 1 << 20
 """Elements that one round of operations works on. Of 2^15 to 2^22 the fastest on BERT-base shapes (docs/results.md)."""
-SMALL = 1 << 14
-"""Elements up to which torch's multi-tensor norm is right to 1e-6 (see ``sum_of_squares``)."""
 FOREVER = torch.tensor(torch.inf)
 """A step count after which bias correction does nothing."""
 DIGITS = {torch.float32: 1e-8, torch.float64: 1e-3}
@@ -129,8 +127,8 @@ def _copies(gs: Sequence[Tensor], ws: Sequence[Tensor], scale: Tensor | None, sc
 
 def _squares(tensors: Sequence[Tensor]) -> list[float]:
     """‖·‖² of each."""
-    small = [n for n, x in enumerate(tensors) if x.numel() <= SMALL]
-    found = [0.0 if x.numel() <= SMALL else _sum_of_squares(x) for x in tensors]
+    small = [n for n, x in enumerate(tensors) if x.numel() <= ROW]  # of equal numbers, 2^14 have a norm 1.5e-5 off
+    found = [0.0 if x.numel() <= ROW else _sum_of_squares(x) for x in tensors]
     if small:
         norms = torch.stack(torch._foreach_norm([tensors[n] for n in small])).double()
         for n, square in zip(small, norms.square_().tolist(), strict=True):
@@ -139,11 +137,11 @@ def _squares(tensors: Sequence[Tensor]) -> list[float]:
 
 
 def _sum_of_squares(x: Tensor) -> float:
-    """``sum_of_squares`` in fewer calls, where that is as good: float32 sums of short rows, and of few of them."""
+    """``sum_of_squares`` in fewer calls, for a tensor of whole rows."""
     rows, rest = divmod(x.numel(), ROW)
-    if rest or rows > CHUNK // ROW or not x.is_contiguous():
+    if rest or not x.is_contiguous():
         return float(sum_of_squares(x))
-    norms: Tensor = torch.linalg.vector_norm(x.view(rows, ROW), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(x.view(rows, ROW), dim=1).double()
     return float(torch.dot(norms, norms))
 
 

@@ -46,7 +46,7 @@ def dense(x: Tensor) -> Tensor:
     """All elements in one dimension, in the order of memory: a view of any tensor without gaps, else a copy."""
     if not x.is_contiguous():
         x = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))
-    return x.reshape(-1)
+    return x.reshape(-1).contiguous()
 
 
 def trust_ratio(weight_norm: Tensor, update_norm: Tensor, bounds: Bounds = UNBOUNDED) -> Tensor:
