@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 PAPER_LR, PAPER_BATCH, PAPER_HORIZON_STEPS = 5e-4, 128, 100_000
 ADAM_EPS = 1e-8
-OPTIMIZERS = {"adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
+EPS = {"lamb": 1e-6}
+OPTIMIZERS = {
+    "adam": "torch.optim.Adam",
+    "adamw": "torch.optim.AdamW",
+    "lamb": "overnight.optim.LAMB",
+    "lars": "overnight.optim.LARS",
+}
+ADAM_FAMILY = ("adam", "adamw", "lamb")
+WEIGHT_DECAY = {"lamb": 0.01, "lars": 1e-4}
+"""Of the optimizers with tuned rates of their own, and groups: biases and gains are neither decayed nor adapted."""
 
 
 def byte_lm(
@@ -57,7 +66,7 @@ def byte_lm(
         epochs: budget in passes over the training split.
         steps: budget in updates.
         minutes: budget in minutes of wall-clock time.
-        optimizer: adam, adamw, or the import path of any torch.optim.Optimizer.
+        optimizer: adam, adamw, lamb, lars (each with its tuned rate), or the import path of any torch.optim.Optimizer.
         schedule: how the rate falls.
         warmup_steps: updates over which the rate rises; kept in samples.
         max_norm: clip the gradient to this L2 norm; None for never.
@@ -72,7 +81,7 @@ def byte_lm(
     batch = base.batch if batch_size is None else batch_size
     length = base.length if length is None else length
     chosen = base.rule if rule == "preset" else rule
-    scaled, notes = _scaled(base, batch, lr, chosen, optimizer)
+    scaled, notes = _scaled(preset, batch, lr, chosen, optimizer)
     budget = _budget(base, epochs, steps, minutes)
 
     from overnight.data.lanes import corpus_lanes
@@ -97,6 +106,7 @@ def byte_lm(
         task=partial(LanguageModelTask),
         data=partial(corpus_lanes, corpus=corpus, split="train", length=length, reset=reset),
         optimizer=_optimizer(optimizer, scaled.lr if lr is None else lr, scaled),
+        param_groups=_param_groups(optimizer),
         schedule=_schedule(schedule, scaled, warmup_steps, chosen, notes),
         global_batch_size=batch,
         micro_batch_size=micro_batch_size,
@@ -118,18 +128,19 @@ def _near(name: str, names: Iterable[str]) -> str:
 
 
 def _scaled(
-    base: Preset, batch: int, lr: float | None, rule: str, optimizer: str
+    preset: str, batch: int, lr: float | None, rule: str, optimizer: str
 ) -> "tuple[Hyperparameters, list[str]]":
     from overnight.scaling import rules
 
+    base = PRESETS[preset]
     if batch < 1:
         raise UserError(f"A batch of {batch} cannot work.", "Take at least 1.")
     baseline = rules.Hyperparameters(
-        lr=base.lr,
+        lr=_tuned_lr(base, preset, optimizer) if lr is None else lr,
         global_batch_size=base.batch,
         warmup_samples=base.warmup_steps * base.batch,
         betas=(0.9, base.beta2),
-        eps=ADAM_EPS,
+        eps=EPS.get(optimizer, ADAM_EPS),
     )
     if lr is not None:
         return rules.none(baseline, global_batch_size=batch).hyperparameters, []
@@ -137,8 +148,8 @@ def _scaled(
         paper = replace(baseline, lr=PAPER_LR, global_batch_size=PAPER_BATCH)
         scaled = rules.capped_linear(paper, global_batch_size=batch).hyperparameters
         return scaled, [f"rate {scaled.lr:g} = min({PAPER_LR:g} · {batch}/{PAPER_BATCH}, 0.003), the paper's rule"]
-    if rule == "adam_sde" and optimizer not in OPTIMIZERS:
-        raise UserError("The rule adam_sde is for Adam.", "Take --optimizer adam or adamw, or --rule sqrt.")
+    if rule == "adam_sde" and optimizer not in ADAM_FAMILY:
+        raise UserError("The rule adam_sde is for Adam.", "Take --optimizer adam, adamw or lamb, or --rule sqrt.")
     scale: Callable[..., rules.Scaled] = getattr(rules, rule)
     try:
         found = scale(baseline, global_batch_size=batch)
@@ -146,7 +157,7 @@ def _scaled(
         raise UserError(str(error), "Take --rule sqrt, or another batch.") from error
     if rule == "none" or batch == base.batch:
         return found.hyperparameters, []
-    why = f"{base.lr:g} at batch {base.batch}, by the {rule} rule at batch {batch}"
+    why = f"{baseline.lr:g} at batch {base.batch}, by the {rule} rule at batch {batch}"
     if rule in ("legw", "adam_sde"):  # they change more than the rate
         why = found.explanation
     return found.hyperparameters, [f"rate {found.hyperparameters.lr:g}: {why}"]
@@ -169,13 +180,27 @@ def _optimizer(name: str, lr: float, scaled: "Hyperparameters") -> "partial[Any]
         )
     target = import_object(OPTIMIZERS.get(name, name))
     settings: dict[str, Any] = {"lr": lr}
-    if name in OPTIMIZERS:
+    if name in ADAM_FAMILY:
         settings["betas"] = scaled.betas
-        if scaled.eps != ADAM_EPS:
+        if scaled.eps != EPS.get(name, ADAM_EPS):
             settings["eps"] = scaled.eps
-        if "fused" in (keyword_names(target) or []):
-            settings["fused"] = True
+    if name in ("adam", "adamw") and "fused" in (keyword_names(target) or []):
+        settings["fused"] = True
     return partial(target, **settings)
+
+
+def _param_groups(optimizer: str) -> "partial[Any] | None":
+    from overnight.optim.groups import param_groups
+
+    return partial(param_groups, weight_decay=WEIGHT_DECAY[optimizer]) if optimizer in WEIGHT_DECAY else None
+
+
+def _tuned_lr(base: Preset, preset: str, optimizer: str) -> float:
+    if optimizer not in WEIGHT_DECAY:
+        return base.lr
+    if optimizer not in base.tuned:
+        raise UserError(f"Preset {preset} has no tuned rate for {optimizer}.", "Give one with --lr.")
+    return base.tuned[optimizer]
 
 
 def _schedule(

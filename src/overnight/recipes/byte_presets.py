@@ -1,6 +1,7 @@
 """Baselines of the byte language model, by name. Which of them were measured, and how, stands in docs/results.md."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Preset:
         beta2: Adam's second beta.
         init, forget_bias: of the cell.
         epochs, minutes: budget unless another is given.
+        tuned: peak rates of other optimizers at that batch, by name.
     """
 
     about: str
@@ -32,6 +34,7 @@ class Preset:
     forget_bias: float = 1.0
     epochs: float | None = None
     minutes: float | None = None
+    tuned: Mapping[str, float] = field(default_factory=dict)
 
 
 def _paper(hidden_size: int, about: str) -> Preset:
@@ -43,7 +46,15 @@ def _paper(hidden_size: int, about: str) -> Preset:
 
 
 PRESETS = {
-    "laptop": Preset("a first model in three minutes on two CPU cores", 512, 32, 64, 5e-3, minutes=3.0),
+    "laptop": Preset(
+        "a first model in three minutes on two CPU cores",
+        512,
+        32,
+        64,
+        5e-3,
+        minutes=3.0,
+        tuned={"lamb": 0.01, "lars": 10.0},
+    ),
     "ten-minutes": Preset("the best model that ten minutes on two CPU cores buy", 768, 32, 64, 4e-3, minutes=10.0),
     "512": Preset("one epoch of the laptop model", 512, 32, 64, 4e-3, epochs=1.0),
     "1024": Preset("half an hour on two CPU cores", 1024, 32, 64, 3e-3, minutes=30.0),

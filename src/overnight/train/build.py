@@ -77,7 +77,9 @@ def _module(made: Any, name: str) -> torch.nn.Module:
 
 
 def _optimizer(run: Run, model: torch.nn.Module) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters: Any = [p for p in model.parameters() if p.requires_grad]
+    if run.param_groups is not None:
+        parameters = construct("param_groups", run.param_groups, model=model)
     optimizer = construct("optimizer", run.optimizer, params=parameters)
     path = import_path(run.optimizer.func)
     if not isinstance(optimizer, torch.optim.Optimizer):

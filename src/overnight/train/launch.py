@@ -13,6 +13,7 @@ import torch
 from overnight.errors import UserError
 from overnight.train.budget import Budget
 from overnight.train.build import Parts, build
+from overnight.train.components import Component
 from overnight.train.console import ConsoleSink, print_prologue
 from overnight.train.distributed import World, start_world
 from overnight.train.folder import write_json
@@ -75,7 +76,7 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
         stepper.settle(parts.data.at(0, first, count).to(world.device), parts.task.initial_carry(count))
         budget = Budget(run, parts.data.steps_per_epoch)
         if resuming:
-            decided = set(run.optimizer.keywords) - {"lr"}
+            decided = (set(run.optimizer.keywords) | _keywords(run.param_groups)) - {"lr"}
             restore(folder, options.checkpoint, state, stepper, world, run.global_batch_size, decided)
             budget.observe(state.applied, state.seconds)
         sinks: list[Sink] = []
@@ -114,6 +115,10 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
 def _add(sinks: list[Sink], sink: Sink, stack: ExitStack) -> None:
     sinks.append(sink)
     stack.callback(sink.close)
+
+
+def _keywords(component: Component | None) -> set[str]:
+    return set(component.keywords) if component is not None else set()
 
 
 def _agree(parts: Parts, world: World) -> None:

@@ -47,6 +47,7 @@ GIVEN = {
     "data.lanes": "global_batch_size",
     "data.seed": "seed",
     "optimizer.params": "model",
+    "param_groups.model": "model",
     "schedule.progress": "the budget",
     "evaluate.model": "model",
     "evaluate.autocast_dtype": "precision",
@@ -54,6 +55,9 @@ GIVEN = {
     "sample.model": "model",
 }
 """Arguments of components that the trainer gives, and what they follow from."""
+
+OPTIONAL = ("evaluate", "sample", "baselines", "param_groups")
+"""Components that may be None."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Run:
         task: (model) → Task.
         data: (lanes, seed) → an object with ``at(step, first, count)`` and ``steps_per_epoch``.
         optimizer: (params) → torch.optim.Optimizer; its ``lr`` is the peak rate.
+        param_groups: (model) → parameter groups; None makes one of all that is trained.
         schedule: (Progress) → factor of the peak rate.
         global_batch_size: samples (lanes) of one optimizer update, over all ranks.
         micro_batch_size: samples of one forward and backward on one rank; None takes the rank's whole share.
@@ -109,6 +114,7 @@ class Run:
     keep_last: int = 2
     max_skipped: int = 20
     threads: int | None = None
+    param_groups: Component | None = None
     notes: tuple[str, ...] = field(default=())
 
     def check(self) -> None:
@@ -170,7 +176,7 @@ class Run:
             raise UserError(f"{head!r} is not a setting of a run.", suggest(head, names))
         current, value = getattr(self, head), _value(text)
         if not rest:
-            if not isinstance(current, partial) or (value is None and head in ("evaluate", "sample", "baselines")):
+            if not isinstance(current, partial) or (value is None and head in OPTIONAL):
                 return self._with(head, value)
             if not isinstance(value, str):
                 raise UserError(f"{head} is a component.", f"Set one of its arguments: --set {head}.name=value.")
