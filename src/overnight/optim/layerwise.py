@@ -197,11 +197,14 @@ class Layerwise(Optimizer):
         """
         check_state(self, state_dict)
         super().load_state_dict(state_dict)
-        # torch casts the state to the dtype of the parameter
         saved = [key for group in state_dict["param_groups"] for key in group["params"]]
-        mine = [p for group in self.param_groups for p in group["params"]]
-        for key, p in zip(saved, mine, strict=True):
-            if low_precision(p) and key in state_dict["state"]:
+        mine = [(p, group) for group in self.param_groups for p in group["params"]]
+        for key, (p, group) in zip(saved, mine, strict=True):
+            if key not in state_dict["state"]:
+                continue
+            if not group["capturable"]:  # torch takes the step to the device where fused=True
+                self.state[p]["step"] = self.state[p]["step"].cpu()
+            if low_precision(p):  # and casts the rest to the dtype of the parameter
                 for name, value in state_dict["state"][key].items():
                     if name != "step":
                         self.state[p][name] = value.to(p.device, torch.float32, copy=True)

@@ -37,6 +37,11 @@ def _check_entry(where: str, entry: dict[str, Any], parameter: Tensor, names: tu
     if missing:
         raise ValueError(f"This is the state of an optimizer other than {kind}: {where} has no {', '.join(missing)}.")
     for name in names:
+        if hasattr(entry[name], "to_local") != hasattr(parameter, "to_local"):
+            raise ValueError(
+                f"The state's {name} of {where} is a {type(entry[name]).__name__}, the parameter is not of that kind: "
+                "use torch.distributed.checkpoint.state_dict.set_optimizer_state_dict for sharded parameters."
+            )
         if tuple(entry[name].shape) != tuple(parameter.shape):
             raise ValueError(
                 f"The state's {name} of {where} has shape {tuple(entry[name].shape)}, "
