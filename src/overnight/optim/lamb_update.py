@@ -80,9 +80,10 @@ def loop(bucket: Bucket, group: dict[str, Any], rule: Rule) -> None:
         m.lerp_(g, 1 - rule.beta1)
         v.mul_(rule.beta2).addcmul_(g, g, value=1 - rule.beta2)
         d = v.sqrt().mul_(c2).add_(rule.eps)
-        parts = [((m * c1).div_(d), 1.0)]
         if rule.lans:
-            parts = [((m * c1).div_(d), rule.beta1), (g / d, 1 - rule.beta1)]
+            parts = [((m / d).mul_(c1), rule.beta1), (g / d, 1 - rule.beta1)]
+        else:
+            parts = [(torch.div(m, d, out=d).mul_(c1), 1.0)]  # in the place of d: a step takes one copy
         directions = [u.add_(w, alpha=rule.weight_decay) for u, _ in parts]
         scales = [rates([layer], group, one, [u])[0] * part for u, (_, part) in zip(directions, parts, strict=True)]
         for u, scale in zip(directions, scales, strict=True):

@@ -38,16 +38,16 @@ def loop(bucket: Bucket, group: dict[str, Any], lr: Number) -> None:
     for layer in bucket:
         w, v = layer.weight, layer.state["momentum_buffer"]
         (g,), _ = gradients([layer], group, None)
-        d = g + group["weight_decay"] * w
+        d = g.add(w, alpha=group["weight_decay"])
         (ratio,) = local_rates([layer], group, lr, [d if group["denominator"] == "decayed" else g])
         inside, outside = {
             "inside": (lr * ratio, torch.ones_like(ratio)),
             "torch": (ratio, lr * torch.ones_like(ratio)),
             "scaled": (torch.ones_like(ratio), lr * ratio),
         }[placement]
-        d = d * layer.cut(inside)
+        d.mul_(layer.cut(inside))
         v.mul_(momentum).add_(d)
-        move(layer, d.add_(v, alpha=momentum) if group["nesterov"] else v.clone(), outside, group)
+        move(layer, d.add_(v, alpha=momentum) if group["nesterov"] else d.copy_(v), outside, group)
 
 
 def foreach(bucket: Bucket, group: dict[str, Any], lr: Number) -> None:

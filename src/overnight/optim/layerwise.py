@@ -211,6 +211,7 @@ class Layerwise(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch adds it here; no setting of ours, so no group has it
         self._scratch = {}
         for group in self.param_groups:
             for name, value in self.defaults.items():
