@@ -40,7 +40,10 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 
 def plain_loop(name: str, dtype: torch.dtype = torch.float32, steps: int = STEPS) -> list[Tensor]:
-    """The weights after a bare loop over whole batches: what every other loop must reach."""
+    """The weights after a bare loop over whole batches: what every other loop must reach.
+
+    In float64, to a few roundings of 1e-16 a step: sums run in another order, and MKL's depend on where memory lies.
+    """
     model = classifier(dtype)
     optimizer = OPTIMIZERS[name](model)
     scheduler = schedule(optimizer)
