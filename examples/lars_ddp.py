@@ -35,10 +35,10 @@ def train(rank: int, world_size: int, device: torch.device) -> None:
     optimizer = LARS(param_groups(model, weight_decay=1e-4), lr=0.5, trust_coefficient=0.02)
     curve = partial(polynomial, power=2.0, warmup_samples=0.1 * total_samples)
     scheduler = apply(optimizer, curve, global_batch_size=global_batch_size, total_samples=total_samples)
-    model = DistributedDataParallel(model)
+    ddp = DistributedDataParallel(model)
     for _ in range(STEPS):
         x, y = (data.to(device) for data in batch(512))
-        F.cross_entropy(model(x), y).backward()
+        F.cross_entropy(ddp(x), y).backward()
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
