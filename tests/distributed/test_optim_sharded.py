@@ -136,3 +136,4 @@ def test_placements_of_tensor_parallel(ranks: int, tmp_path: Path) -> None:
             for way in ("another order on one rank", "pending gradient"):
                 assert furthest({"w": found[way]}, {"w": found["one process"]}) <= 1e-12
             assert "pending (partial) sum over ranks" in found["pending parameter"]
+            assert "set_optimizer_state_dict" in found["state of whole tensors"]

@@ -213,6 +213,14 @@ def _placed(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     found["another order on one rank"] = stepped(nn.Parameter(rows), DTensor.from_local(other_order, mesh, [Shard(0)]))
     pending = DTensor.from_local(g * (rank + 1) * 2 / (ranks * (ranks + 1)), mesh, [Partial()])
     found["pending gradient"] = stepped(nn.Parameter(distribute_tensor(w, mesh, [Replicate()])), pending)
+    whole, spread = nn.Parameter(w.clone()), nn.Parameter(rows)
+    stepped(whole, g)
+    saved = kind([whole], **settings)
+    saved.step()
+    try:
+        kind([spread], **settings).load_state_dict(saved.state_dict())
+    except ValueError as error:
+        found["state of whole tensors"] = str(error)
     sums = nn.Parameter(DTensor.from_local(w / ranks, mesh, [Partial()]))
     try:
         stepped(sums, DTensor.from_local(g, mesh, [Partial()]))
