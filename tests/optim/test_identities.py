@@ -40,10 +40,9 @@ def steps(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> Any:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("variant", ["lamb", "author", "nvlamb"])
-@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize(("variant", "decay"), [("lamb", 0.0), ("author", 0.01), ("nvlamb", 0.01)])
 def test_lamb_moves_each_layer_by_lr_times_its_norm(
-    decay: float, variant: str, path: str, monkeypatch: pytest.MonkeyPatch
+    variant: str, decay: float, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = watch(monkeypatch)
     parameters = [torch.nn.Parameter(torch.ones(SHAPE)) for _ in NORMS]
