@@ -2,10 +2,12 @@
 
 import gc
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,13 +123,20 @@ def local(x: Tensor) -> Tensor:
     return x.detach().to_local().clone()
 
 
-def in_group(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What work returns in a process group that gives up after a minute, and that nothing keeps alive afterwards."""
+def in_group(store: Path, work: Callable[..., Any], *arguments: Any) -> Any:
+    """What work returns in a process group that gives up after a minute, and that nothing keeps alive afterwards.
+
+    Args:
+        store: a new file where the ranks meet: no other program can take it, as it can a port.
+        work: a function of an importable module.
+        arguments: its arguments.
+    """
     importlib.import_module("torch.distributed.nn.functional")  # would hold the group if it were imported later
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    rank, ranks = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    meeting = f"file://{store}"
+    dist.init_process_group("gloo", meeting, rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
     try:
         result = work(*arguments)
-        dist.barrier()  # the store is in rank 0's process
     finally:
         mesh_of.cache_clear()
         gc.collect()

@@ -79,7 +79,7 @@ def ranks(request: pytest.FixtureRequest) -> int:
 
 def given(folder: Path, ranks: int, work: Callable[..., Any], *arguments: Any) -> Found:
     """What each rank found."""
-    found = on_ranks(in_group, folder, ranks, work, *arguments)
+    found = on_ranks(in_group, folder, ranks, folder / "store", work, *arguments)
     errors = [result for result in found if isinstance(result, BaseException)]
     if errors:
         raise errors[0]
