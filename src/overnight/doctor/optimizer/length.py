@@ -18,14 +18,15 @@ WHERE = f"at steps {', '.join(map(str, STEPS))} and ‖w‖ = {', '.join(f'{norm
 def length(subject: Subject, optimizer: Optimizer, w: Tensor, g: Tensor, lr: float, decay: float, step: int) -> float:
     """‖Δw‖ as the paper has it, of the ``step``-th step from the same w; of LARS with the same g in all of them."""
     w, g = w.double(), g.double()
+    norm = float(w.norm())
     if subject.family == "lamb":
-        return lr * w.norm().item()
-    momentum, eta = (subject.in_effect(name, optimizer) for name in ("momentum", "trust_coefficient"))
+        return lr * norm
+    momentum = float(subject.in_effect("momentum", optimizer))
     terms = step + 1 if optimizer.param_groups[0].get("nesterov") else step
     # m⁰ + … + mᵗ⁻¹, whether the rate stands in the velocity or before it
     series = (1 - momentum**terms) / (1 - momentum)
-    ratio = eta * w.norm() / (g.norm() + decay * w.norm())
-    return lr * ratio.item() * (g + decay * w).norm().item() * float(series)
+    ratio = float(subject.in_effect("trust_coefficient", optimizer)) * norm / (float(g.norm()) + decay * norm)
+    return lr * ratio * float((g + decay * w).norm()) * series
 
 
 def with_decay(subject: Subject) -> Outcome:

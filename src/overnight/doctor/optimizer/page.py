@@ -32,8 +32,8 @@ def summary(found: Conformance) -> str:
     """One sentence."""
     passed = sum(finding.status == "pass" for finding in found.findings)
     if not found.broken:
-        return f"{passed} checks passed, none failed."
-    return f"{passed} checks passed, {len(found.broken)} failed: {', '.join(found.broken)}."
+        return f"{passed} passed, none failed."
+    return f"{passed} passed, {len(found.broken)} failed: {', '.join(found.broken)}."
 
 
 def _word(finding: Finding) -> str:

@@ -77,7 +77,11 @@ class Subject:
 
     def in_effect(self, setting: str, optimizer: Optimizer) -> Any:
         """The value of one of ``KEYWORDS`` in an optimizer that was built."""
-        return optimizer.param_groups[0].get(self.keyword(setting), DEFAULTS[setting])
+        name = self.keyword(setting)
+        if name is None:
+            return DEFAULTS[setting]
+        passed = {**self.chosen(), **self.given}
+        return passed[name] if name in passed else optimizer.param_groups[0].get(name, DEFAULTS[setting])
 
 
 def find_subject(target: str, assignments: Sequence[str] = (), family: Family | None = None) -> Subject:

@@ -68,13 +68,15 @@ def generator(seed: int = 0) -> torch.Generator:
 def of_norm(norm: float, draws: torch.Generator, shape: Sequence[int] = SHAPE) -> Tensor:
     """A normal tensor scaled to this norm."""
     x = torch.randn(shape, generator=draws, dtype=torch.float64)
-    return (x * (norm / x.norm())).float()
+    found: Tensor = x * (norm / x.norm())
+    return found.float()
 
 
 def clear_of_zero(draws: torch.Generator, shape: Sequence[int] = SHAPE) -> Tensor:
     """Elements between ±100 and ±200, against which any ε is nothing."""
     sign = torch.randint(0, 2, tuple(shape), generator=draws) * 2.0 - 1.0
-    return sign * (100 + 100 * torch.rand(tuple(shape), generator=draws))
+    size: Tensor = 100 + 100 * torch.rand(tuple(shape), generator=draws)
+    return size * sign
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
