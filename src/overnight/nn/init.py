@@ -35,3 +35,16 @@ def recurrent_init_(weight_OI: Tensor, hidden_size: int, init: str) -> Tensor:
             torch.nn.init.orthogonal_(block)
         return weight_OI
     raise UserError(f"{init!r} is not a known initialisation.", f"Choose one of {', '.join(INITS)}.")
+
+
+@torch.no_grad()
+def spectral_factors(weight_OI: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best approximation of W of rank r, as U√S [O, r] and √S Vᵀ [r, I] (Khodak et al. 2021, arXiv 2105.01029).
+
+    >>> outer, inner = spectral_factors(torch.eye(3), 3)
+    >>> torch.allclose(outer @ inner, torch.eye(3))
+    True
+    """
+    left, singular_values, right = torch.linalg.svd(weight_OI, full_matrices=False)
+    root = singular_values[:rank].sqrt()
+    return left[:, :rank] * root, root.unsqueeze(1) * right[:rank]
