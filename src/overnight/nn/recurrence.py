@@ -1,7 +1,7 @@
 """The one recurrence over any gate map: the readable twin, and the layer that chooses between it and a fast path.
 
     z_t = gates(x_t, h_{t-1});  i, f, g, o = split(z_t)
-    c_t = σ(f) c_{t-1} + σ(i) tanh(g);   h_t = σ(o) tanh(c_t)
+    c_t = σ(f) c_{t-1} + σ(i) tanh(g);   h_t = σ(o) tanh(c_t), or P (σ(o) tanh(c_t)) with a projection
 
 Shape suffixes as in ``overnight.nn.gates``.
 """
@@ -9,11 +9,12 @@ Shape suffixes as in ``overnight.nn.gates``.
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overnight.errors import UserError
 from overnight.nn.fast import sequence as fast_sequence
-from overnight.nn.gates import Folded, GateMap
+from overnight.nn.gates import Folded, GateMap, Matrix
 
 Path = Literal["auto", "readable", "fast"]
 
@@ -26,47 +27,60 @@ def cell(z_BG: Tensor, c_BH: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def recurrence(
-    folded: Folded, p_TBP: Tensor, h_BH: Tensor, c_BH: Tensor, reset_TB: Tensor | None = None
+    folded: Folded,
+    p_TBP: Tensor,
+    h_BN: Tensor,
+    c_BH: Tensor,
+    reset_TB: Tensor | None = None,
+    projection_NH: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the cell over time, one Python step per time step: slow, and what every fast path is compared with.
 
     Args:
         folded: the gate map's weights for this call.
         p_TBP: ``folded.project(x)`` for all steps.
-        h_BH: output before the first step.
+        h_BN: output before the first step.
         c_BH: cell state before the first step, float32 (float64 for gradient checks).
         reset_TB: True where the state is zeroed *before* the step, as at the start of a document.
+        projection_NH: what σ(o) tanh(c) is multiplied with before it is h, in p's dtype (Sak et al. 2014); None: N = H.
 
     Returns:
-        h for all steps [T, B, H] in p's dtype, the last h in p's dtype, and the last c.
+        h for all steps [T, B, N] in p's dtype, the last h in p's dtype, and the last c.
     """
     outputs: list[Tensor] = []
-    h_BH = h_BH.to(p_TBP.dtype)
+    h_BN = h_BN.to(p_TBP.dtype)
     # unbind, not p_TBP[t]: the backward of each select would allocate a zero tensor of the whole sequence.
     for t, p_BP in enumerate(p_TBP.unbind(0)):
         if reset_TB is not None:
             keep_B1 = (~reset_TB[t]).unsqueeze(1)
-            h_BH, c_BH = h_BH * keep_B1, c_BH * keep_B1
-        h_BH, c_BH = cell(folded.preactivation(p_BP, h_BH), c_BH)
+            h_BN, c_BH = h_BN * keep_B1, c_BH * keep_B1
+        h_BH, c_BH = cell(folded.preactivation(p_BP, h_BN), c_BH)
         h_BH = h_BH.to(p_TBP.dtype)
-        outputs.append(h_BH)
-    h_TBH = torch.stack(outputs) if outputs else p_TBP.new_zeros(0, *h_BH.shape)
-    return h_TBH, h_BH, c_BH
+        h_BN = h_BH if projection_NH is None else F.linear(h_BH, projection_NH)
+        outputs.append(h_BN)
+    h_TBN = torch.stack(outputs) if outputs else p_TBP.new_zeros(0, *h_BN.shape)
+    return h_TBN, h_BN, c_BH
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer: any gate map, with carried state and reset masks.
+    """A recurrent layer: any gate map, with projection, carried state and reset masks.
+
+    Where the map's ``output_size`` N is not its ``hidden_size`` H, the layer owns ``projection`` [N, H], without bias,
+    weight-normalised and initialised as the map's matrices.
 
     Args:
-        gates: the gate map; it owns the parameters.
+        gates: the gate map; it owns the parameters of the gates.
         path: ``auto`` takes the fast path where one exists for this gate map, ``readable`` never, ``fast`` insists.
 
+    Raises:
+        UserError: for an unknown path, and in a call where ``fast`` is asked for and there is none.
+
     Example:
-        >>> from overnight.nn.gates import MultiplicativeGates
-        >>> layer = Recurrent(MultiplicativeGates(64, 128))
+        >>> from overnight.nn.gates import DenseGates
+        >>> layer = Recurrent(DenseGates(64, 128, output_size=32))
         >>> h, (h_last, c_last) = layer(torch.randn(5, 2, 64))
-        >>> h.shape
-        torch.Size([5, 2, 128])
+        >>> h.shape, h_last.shape, c_last.shape
+        (torch.Size([5, 2, 32]), torch.Size([2, 32]), torch.Size([2, 128]))
     """
 
     def __init__(self, gates: GateMap, path: Path = "auto") -> None:
@@ -75,6 +89,8 @@ class Recurrent(nn.Module):
             raise UserError(f"{path!r} is not a recurrence path.", "Choose auto, readable or fast.")
         self.gates = gates
         self.path = path
+        hidden, output = gates.hidden_size, gates.output_size
+        self.projection = None if output == hidden else Matrix(output, hidden, hidden, gates.weight_norm, gates.init)
 
     def forward(
         self,
@@ -82,23 +98,41 @@ class Recurrent(nn.Module):
         state: tuple[Tensor, Tensor] | None = None,
         reset_TB: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x [T, B, D] and (h, c) [B, H] → h [T, B, H] and the last (h, c). No state means zeros."""
-        batch = x_TBD.shape[1]
-        dtype = _compute_dtype(x_TBD)
-        if state is None:
-            zeros = x_TBD.new_zeros(batch, self.gates.hidden_size)
-            state = (zeros.to(dtype), zeros.to(torch.promote_types(x_TBD.dtype, torch.float32)))
+        """x [T, B, D] and (h [B, N], c [B, H]) → h [T, B, N] and the last (h, c). T and B may be 0.
+
+        Products run in x's dtype, or autocast's; c is kept in float32 or wider. A given state is converted to these.
+
+        Args:
+            x_TBD: input, floating point.
+            state: after the steps before these, floating point; None means zeros.
+            reset_TB: True where the state is zeroed before the step.
+
+        Raises:
+            ValueError: for an input, state or mask of the wrong shape or kind.
+        """
         _check(x_TBD, state, reset_TB, self.gates)
+        dtype = _compute_dtype(x_TBD)
+        wide = torch.promote_types(x_TBD.dtype, torch.float32)
+        if state is None:
+            batch = x_TBD.shape[1]
+            h_BN = x_TBD.new_zeros(batch, self.gates.output_size, dtype=dtype)
+            c_BH = x_TBD.new_zeros(batch, self.gates.hidden_size, dtype=wide)
+        else:
+            h_BN, c_BH = state[0], state[1].to(wide)
         with torch.autocast(x_TBD.device.type, enabled=False):
             folded = self.gates.fold(dtype)
             p_TBP = folded.project(x_TBD.to(dtype))
-            run = recurrence if self.path == "readable" else fast_sequence.find(folded)
-            if run is None:
-                if self.path == "fast":
-                    raise UserError(f"No fast path serves {type(self.gates).__name__}.", "Set path='auto'.")
-                run = recurrence
-            h_TBH, h_BH, c_BH = run(folded, p_TBP, state[0], state[1], reset_TB)
-        return h_TBH, (h_BH, c_BH)
+            # no fast path projects h yet
+            fast = None if self.path == "readable" or self.projection is not None else fast_sequence.find(folded)
+            if fast is not None:
+                h_TBN, h_BN, c_BH = fast(folded, p_TBP, h_BN, c_BH, reset_TB)
+            elif self.path == "fast":
+                projected = "" if self.projection is None else " with a projection"
+                raise UserError(f"No fast path serves {type(self.gates).__name__}{projected}.", "Set path='auto'.")
+            else:
+                projection_NH = None if self.projection is None else self.projection().to(dtype)
+                h_TBN, h_BN, c_BH = recurrence(folded, p_TBP, h_BN, c_BH, reset_TB, projection_NH)
+        return h_TBN, (h_BN, c_BH)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
@@ -106,13 +140,19 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def _check(x_TBD: Tensor, state: tuple[Tensor, Tensor], reset_TB: Tensor | None, gates: GateMap) -> None:
+def _check(x_TBD: Tensor, state: tuple[Tensor, Tensor] | None, reset_TB: Tensor | None, gates: GateMap) -> None:
+    if x_TBD.dim() != 3 or not x_TBD.is_floating_point():
+        kind = f"{x_TBD.dtype} of shape {tuple(x_TBD.shape)}"
+        raise ValueError(f"The input is {kind}; expected floating point [T, B, {gates.input_size}].")
     time, batch, width = x_TBD.shape
     if width != gates.input_size:
         raise ValueError(f"The input is {width} wide; the gate map takes {gates.input_size}.")
-    for name, part in zip(("h", "c"), state, strict=True):
-        if part.shape != (batch, gates.hidden_size):
-            raise ValueError(f"State {name} has shape {tuple(part.shape)}; expected {(batch, gates.hidden_size)}.")
+    if state is not None:
+        for name, part, units in zip(("h", "c"), state, (gates.output_size, gates.hidden_size), strict=True):
+            if part.shape != (batch, units):
+                raise ValueError(f"State {name} has shape {tuple(part.shape)}; expected {(batch, units)}.")
+            if not part.is_floating_point():
+                raise ValueError(f"State {name} is {part.dtype}; expected floating point.")
     if reset_TB is not None and (reset_TB.shape != (time, batch) or reset_TB.dtype != torch.bool):
         raise ValueError(
             f"The reset mask is {reset_TB.dtype} of shape {tuple(reset_TB.shape)}; expected torch.bool {(time, batch)}."
