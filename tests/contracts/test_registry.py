@@ -1,5 +1,7 @@
 """The conformance suite over everything in overnight.optim, its named variants and its paths."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,6 +87,15 @@ def test_variants_break_what_they_are_designed_to(name: str, variant: str) -> No
     assert set(failures(found)) == set(designed), failures(found)
     for check, words in designed.items():
         assert words in failures(found)[check]
+
+
+def test_the_page_has_the_same_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "optimizers.md").read_text()
+    rows = re.findall(r'^\| `(\w+)\(variant="(\w+)"\)` \| ([^|]+) \|', page, re.MULTILINE)
+    broken = {(name, variant): set(re.findall("`([^`]+)`", names)) for name, variant, names in rows}
+    assert broken == {case: set(designed) for case, designed in DESIGNED.items()}
+    listed = re.findall(r"^\| (`[^|]+`) \| [^|]+ \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE)
+    assert re.findall("`([^`]+)`", " ".join(listed)) == [check.name for check in CHECKS]
 
 
 @pytest.mark.parametrize(("name", "settings"), OTHERS, ids=str)
