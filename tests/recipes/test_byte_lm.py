@@ -15,6 +15,8 @@ from overnight.recipes import RECIPES, find
 from overnight.recipes.byte_lm import byte_lm
 from overnight.recipes.byte_presets import PRESETS
 from overnight.schedule import Progress
+from overnight.train.build import build
+from overnight.train.distributed import World
 from overnight.train.run import Run
 
 
@@ -197,3 +199,22 @@ def test_the_test_split_stands_in_for_a_missing_validation_split(tmp_path: Path)
     assert run.evaluate is not None
     assert run.evaluate.keywords["split"] == "test"
     assert run.notes == ()
+
+
+@pytest.mark.parametrize(("name", "rate", "decay"), [("lamb", 0.02, 0.01), ("lars", 20.0, 1e-4)])
+def test_another_optimizer_is_another_baseline(corpus: Path, name: str, rate: float, decay: float) -> None:
+    run = byte_lm(corpus, optimizer=name)
+    assert run.optimizer.keywords["lr"] == rate
+    assert byte_lm(corpus, optimizer=name, batch_size=128).optimizer.keywords["lr"] == pytest.approx(2 * rate)
+    assert run.param_groups is not None
+    assert run.param_groups.keywords == {"weight_decay": decay}
+    assert through_json(run).to_json() == run.to_json()
+    groups = build(run, World(0, 1, torch.device("cpu"))).optimizer.param_groups
+    assert {(group["adapt"], group["weight_decay"]) for group in groups} == {(True, decay), (False, 0.0)}
+
+
+@pytest.mark.parametrize("name", ["lamb", "lars"])
+def test_a_preset_without_a_tuned_rate_wants_one(corpus: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"Preset 4096 has no tuned rate for {name}. Give one with --lr."):
+        byte_lm(corpus, preset="4096", optimizer=name)
+    assert byte_lm(corpus, preset="4096", optimizer=name, lr=0.5).optimizer.keywords["lr"] == 0.5

@@ -68,7 +68,8 @@ class LAMB(Layerwise):
         fused: two passes over memory: on a CPU by torch's fused kernels, on CUDA by Triton's. None takes it on a CPU
             where it can.
         capturable: keep the step count on the device, so that a CUDA graph can be captured.
-        master_weights: keep float32 copies of bfloat16 and float16 parameters, and update those.
+        master_weights: keep float32 copies of bfloat16 and float16 parameters, and update those. They are made at the
+            first step; who loads other weights later must load this optimizer's state with them, or build it anew.
 
     State of a parameter: ``step``, ``exp_avg``, ``exp_avg_sq`` (and ``master``), float32 for low-precision parameters.
 

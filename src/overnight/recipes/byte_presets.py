@@ -53,7 +53,7 @@ PRESETS = {
         64,
         5e-3,
         minutes=3.0,
-        tuned={"lamb": 0.01, "lars": 10.0},
+        tuned={"lamb": 0.02, "lars": 20.0},
     ),
     "ten-minutes": Preset("the best model that ten minutes on two CPU cores buy", 768, 32, 64, 4e-3, minutes=10.0),
     "512": Preset("one epoch of the laptop model", 512, 32, 64, 4e-3, epochs=1.0),
