@@ -135,7 +135,7 @@ def test_lengths_that_are_not_numbers_fail() -> None:
     assert within(float("nan"), "error").status == "fail"
 
 
-def test_what_the_audit_measured_after_a_drop_is_between_six_and_seven_steps() -> None:
+def test_responses_to_a_drop_are_sums_of_orthogonal_terms() -> None:
     inside, outside = responses("inside", 0.9)[0], responses("torch", 0.9)[0]
     assert inside == pytest.approx((1 + 81 * (1 - 0.81**6) / 0.19) ** 0.5)
     assert outside == pytest.approx(((1 - 0.81**7) / 0.19) ** 0.5)
