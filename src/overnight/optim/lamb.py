@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from overnight.optim import fused_cpu
+from overnight.optim import fused_cpu, fused_cuda
 from overnight.optim.lamb_update import foreach, loop, rule_of
 from overnight.optim.layerwise import (
     Bucket,
@@ -143,7 +143,13 @@ class LAMB(Layerwise):
         norm = torch.stack([part.to(parts[0].device) for part in parts]).sum().sqrt() if parts else torch.tensor(0.0)
         return [None if math.isinf(limit) else 1.0 / (norm / limit).clamp(min=1.0) for limit in limits]
 
+    def _unbounded(self, group: dict[str, Any], layer: Layer) -> bool:
+        return not layer.where.groups and fused_cuda.fits(group, layer)
+
     def _update(self, bucket: Bucket, group: dict[str, Any], gradient_scale: Tensor | None) -> None:
+        if fused_cuda.can(bucket, group):
+            fused_cuda.lamb(bucket, group, gradient_scale, self._scratch)
+            return
         rule = rule_of(bucket, group, gradient_scale)
         if choose_fused(bucket, group, not rule.lans):
             fused_cpu.lamb(bucket, group, rule, self._scratch_like)

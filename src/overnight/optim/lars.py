@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 import torch  # noqa: F401 (examples)
 from torch import Tensor
 
-from overnight.optim import fused_cpu
+from overnight.optim import fused_cpu, fused_cuda
 from overnight.optim.lars_update import foreach, loop
-from overnight.optim.layerwise import Bucket, Layerwise, as_number, check_number, choose_foreach, choose_fused
+from overnight.optim.layerwise import Bucket, Layer, Layerwise, as_number, check_number, choose_foreach, choose_fused
 
 Placement = Literal["inside", "torch", "scaled"]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -114,7 +114,13 @@ class LARS(Layerwise):
             if group[name] not in choices:
                 raise ValueError(f"{name}={group[name]!r} is not known; choose one of {', '.join(choices)}.")
 
+    def _unbounded(self, group: dict[str, Any], layer: Layer) -> bool:
+        return not layer.where.groups and fused_cuda.fits(group, layer)
+
     def _update(self, bucket: Bucket, group: dict[str, Any], gradient_scale: Tensor | None) -> None:
+        if fused_cuda.can(bucket, group):
+            fused_cuda.lars(bucket, group, self._scratch)
+            return
         lr = as_number(group["lr"], group["capturable"])
         update: Callable[..., None] = loop
         if choose_fused(bucket, group, fused_cpu.can_lars(bucket, group, lr)):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, overload
 
 import torch
@@ -77,7 +78,7 @@ class Layerwise(Optimizer):
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
-        self._scratch: dict[Any, Tensor] = {}
+        self._scratch: dict[Any, Any] = {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; nothing is added if it cannot work. A variant that it names counts as one of the constructor."""
@@ -135,12 +136,17 @@ class Layerwise(Optimizer):
         # the largest tensor bounds the temporary memory of a bucket
         limit = max((p.numel() for group in self.param_groups for p in group["params"]), default=0)
         for (group, layers), scale in zip(groups, scales, strict=True):
-            for bucket in buckets(layers, limit):
+            for bucket in buckets(layers, limit, partial(self._unbounded, group)):
                 self._update(bucket, group, scale)
-                for layer in bucket:
-                    if layer.weight.dtype != layer.parameter.dtype:
-                        local(layer.parameter).copy_(layer.weight)
+                masters = [layer for layer in bucket if layer.weight.dtype != layer.parameter.dtype]
+                if masters:
+                    parameters = [local(layer.parameter) for layer in masters]
+                    torch._foreach_copy_(parameters, [layer.weight for layer in masters])
         return loss
+
+    def _unbounded(self, group: dict[str, Any], layer: Layer) -> bool:
+        """Whether the update of the layer takes no temporary memory, so that a bucket may be of any size."""
+        return False
 
     def _gradient_scales(self, groups: Sequence[tuple[dict[str, Any], list[Layer]]]) -> list[Tensor | None]:
         """What the gradients of each group are multiplied by, where that depends on all of them."""
@@ -229,13 +235,14 @@ class Layerwise(Optimizer):
         return self._scratch[key][:size]
 
 
-def buckets(layers: Iterable[Layer], limit: int) -> Iterator[Bucket]:
-    """Layers of one device, dtype and sharding together, of at most ``limit`` elements in all."""
+def buckets(layers: Iterable[Layer], limit: int, unbounded: Callable[[Layer], bool]) -> Iterator[Bucket]:
+    """Layers of one device, dtype and sharding together, of at most ``limit`` elements in all, or all unbounded."""
     filling: dict[Any, Bucket] = {}
     sizes: dict[Any, int] = {}
     for layer in layers:
-        key = (layer.weight.device, layer.weight.dtype, layer.grad.dtype, layer.where.groups)
-        size = layer.parameter.numel()
+        free = unbounded(layer)
+        key = (layer.weight.device, layer.weight.dtype, layer.grad.dtype, layer.where.groups, free)
+        size = 0 if free else layer.parameter.numel()
         if sizes.get(key, 0) + size > limit and filling.get(key):
             yield filling.pop(key)
             sizes[key] = 0
