@@ -232,7 +232,8 @@ class Layerwise(Optimizer):
         key = (name, x.device, x.dtype)
         if key not in self._scratch or self._scratch[key].numel() < size:
             self._scratch[key] = torch.empty(size, dtype=x.dtype, device=x.device)
-        return self._scratch[key][:size]
+        memory: Tensor = self._scratch[key]
+        return memory[:size]
 
 
 def buckets(layers: Iterable[Layer], limit: int, unbounded: Callable[[Layer], bool]) -> Iterator[Bucket]:
