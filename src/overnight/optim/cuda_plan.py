@@ -60,7 +60,9 @@ def plan_of(bucket: Bucket, addresses: Sequence[Sequence[int]], bytes_each: int,
 def _plan(elements: Sequence[int], aligned: Sequence[bool], bytes_each: int, device: torch.device) -> Plan:
     room = SHARE_OF_L2 * _l2_bytes(device) / bytes_each
     sizes = [[0] * 4 for _ in elements]
-    layer_of, ends, kinds = [], [], []
+    layer_of: list[Tensor] = []
+    ends: list[int] = []
+    kinds: list[bool] = []
     chunks, filled = 0, 0
     for n in sorted(range(len(elements)), key=lambda n: not aligned[n]):
         if not ends or filled + elements[n] > room or kinds[-1] != aligned[n]:
@@ -75,12 +77,11 @@ def _plan(elements: Sequence[int], aligned: Sequence[bool], bytes_each: int, dev
         filled += elements[n]
         ends[-1] = chunks
     host = [torch.tensor(sizes), torch.cat(layer_of)]
-    kept = []
     if device.type == "cuda":
-        kept = host = [x.pin_memory() for x in host]
-    tables = [x.to(device, non_blocking=True) for x in host]
+        host = [x.pin_memory() for x in host]
+    on_device = [x.to(device, non_blocking=True) for x in host]
     squares = torch.empty(chunks, 2, dtype=torch.float64, device=device)
-    return Plan(*tables, squares, ends, kinds, list(kept))
+    return Plan(on_device[0], on_device[1], squares, ends, kinds, host)
 
 
 def _l2_bytes(device: torch.device) -> int:

@@ -113,7 +113,7 @@ def _passes(launch: Launch, bucket: Bucket, group: dict[str, Any], plan: Plan, o
 
     w, g = bucket[0].weight, bucket[0].grad
     flags: dict[str, Any] = {
-        "W": getattr(kernels.tl, DTYPES[w.dtype]), "G": getattr(kernels.tl, DTYPES[g.dtype]),
+        "W": kernels.TYPES[DTYPES[w.dtype]], "G": kernels.TYPES[DTYPES[g.dtype]],
         "ADAPT": bool(group["adapt"]), "SUMMED": False, "BLOCK": BLOCK, "ROUND": ROUND, "MOST": MOST, "num_warps": 8,
         "enable_fp_fusion": True,
     }  # fmt: skip

@@ -11,8 +11,14 @@ in float32 inside a round and float64 from there on.
     squares:  float64 [chunks, 2], or [L, 2] where they are summed already.
 """
 
+# mypy: ignore-errors
+# Triton has no types, and its functions are compiled from their text.
+
 import triton
 import triton.language as tl
+
+TYPES = {"float32": tl.float32, "bfloat16": tl.bfloat16, "float16": tl.float16}
+
 
 @triton.jit
 def _layer(layer_of, sizes, chunk_number, ALIGNED: tl.constexpr):
