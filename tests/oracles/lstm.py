@@ -3,6 +3,8 @@
 Every matrix is [output width, input width]; gates stand in the order i, f, g, o.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,7 +18,7 @@ def sigmoid(x: Array) -> Array:
 def weight_norm(v: Array, g: Array) -> Array:
     """Salimans & Kingma 2016, for each output unit: w = g v / ‖v‖."""
     out = np.empty_like(v)
-    for row in range(len(v)):
+    for row in np.ndindex(v.shape[:-1]):
         out[row] = g[row] * v[row] / np.sqrt(np.sum(v[row] ** 2))
     return out
 
@@ -27,19 +29,76 @@ def gate(z: Array, c: Array) -> tuple[Array, Array]:
     return sigmoid(o) * np.tanh(c), c
 
 
-def lstm(
-    x: Array, h0: Array, c0: Array, w_x: Array, w_h: Array, bias: Array, reset: npt.NDArray[np.bool_] | None = None
+def over_time(
+    x: Array,
+    h0: Array,
+    c0: Array,
+    preactivation: Callable[[Array, Array], Array],
+    projection: Array | None,
+    reset: npt.NDArray[np.bool_] | None,
 ) -> tuple[Array, Array, Array]:
-    """Hochreiter & Schmidhuber 1997 with forget gates (Gers et al. 2000): x [T, B, D] → h [T, B, H], last h, last c."""
+    """x [T, B, D] → h [T, B, N], last h, last c; ``preactivation`` takes one lane's x and last h."""
     time, batch, _ = x.shape
     out, h, c = np.zeros((time, *h0.shape)), h0.copy(), c0.copy()
     for t in range(time):
         for b in range(batch):
             if reset is not None and reset[t, b]:
                 h[b], c[b] = 0.0, 0.0
-            h[b], c[b] = gate(w_x @ x[t, b] + w_h @ h[b] + bias, c[b])
+            cell_out, c[b] = gate(preactivation(x[t, b], h[b]), c[b])
+            h[b] = cell_out if projection is None else projection @ cell_out
         out[t] = h
     return out, h, c
+
+
+def lstm(
+    x: Array,
+    h0: Array,
+    c0: Array,
+    w_x: Array,
+    w_h: Array,
+    bias: Array,
+    reset: npt.NDArray[np.bool_] | None = None,
+    projection: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Hochreiter & Schmidhuber 1997 with forget gates (Gers et al. 2000); with a projection Sak et al. 2014."""
+    return over_time(x, h0, c0, lambda x_t, h: w_x @ x_t + w_h @ h + bias, projection, reset)
+
+
+def factorized_lstm(
+    x: Array,
+    h0: Array,
+    c0: Array,
+    w_1x: Array,
+    w_1h: Array,
+    w_2: Array,
+    bias: Array,
+    reset: npt.NDArray[np.bool_] | None = None,
+    projection: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """F-LSTM, Kuchaiev & Ginsburg 2017: one affine map of [x; h] through W₁ (r rows), then W₂."""
+    w_1 = np.concatenate([w_1x, w_1h], axis=1)
+    return over_time(x, h0, c0, lambda x_t, h: w_2 @ (w_1 @ np.concatenate([x_t, h])) + bias, projection, reset)
+
+
+def grouped_lstm(
+    x: Array,
+    h0: Array,
+    c0: Array,
+    w_x: Array,
+    w_h: Array,
+    bias: Array,
+    reset: npt.NDArray[np.bool_] | None = None,
+    projection: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """G-LSTM, Kuchaiev & Ginsburg 2017: w_x [K, 4H/K, D/K], w_h [K, 4H/K, N/K]; the bias [4H] is the whole cell's."""
+    groups = len(w_x)
+
+    def preactivation(x_t: Array, h: Array) -> Array:
+        slices = zip(np.split(x_t, groups), np.split(h, groups), strict=True)
+        parts = [np.split(w_x[j] @ x_j + w_h[j] @ h_j, 4) for j, (x_j, h_j) in enumerate(slices)]
+        return np.concatenate([part[gate_index] for gate_index in range(4) for part in parts]) + bias
+
+    return over_time(x, h0, c0, preactivation, projection, reset)
 
 
 def multiplicative_lstm(
@@ -52,18 +111,14 @@ def multiplicative_lstm(
     w_m: Array,
     bias: Array,
     reset: npt.NDArray[np.bool_] | None = None,
+    projection: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Krause et al. 2016 as Radford et al. 2017 use it: m = (W_mx x) ⊙ (W_mh h) enters every gate in the place of h."""
-    time, batch, _ = x.shape
-    out, h, c = np.zeros((time, *h0.shape)), h0.copy(), c0.copy()
-    for t in range(time):
-        for b in range(batch):
-            if reset is not None and reset[t, b]:
-                h[b], c[b] = 0.0, 0.0
-            m = (w_mx @ x[t, b]) * (w_mh @ h[b])
-            h[b], c[b] = gate(w_x @ x[t, b] + w_m @ m + bias, c[b])
-        out[t] = h
-    return out, h, c
+
+    def preactivation(x_t: Array, h: Array) -> Array:
+        return w_x @ x_t + w_m @ ((w_mx @ x_t) * (w_mh @ h)) + bias
+
+    return over_time(x, h0, c0, preactivation, projection, reset)
 
 
 def multiplicative_model(

@@ -1,18 +1,20 @@
-"""The readable recurrence against the NumPy oracles, and against torch's own LSTM."""
+"""The recurrence over every gate map, with and without projection, against the NumPy oracles."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from oracles.lstm import lstm, multiplicative_lstm, multiplicative_model, weight_norm
+from oracles.lstm import factorized_lstm, grouped_lstm, lstm, multiplicative_lstm, multiplicative_model, weight_norm
 from torch import Tensor, nn
 
 from overnight.models.byte_lm import ByteLM
-from overnight.nn.gates import DenseGates, Matrix, MultiplicativeGates
+from overnight.nn.gates import DenseGates, FactorizedGates, GateMap, GroupedGates, Matrix, MultiplicativeGates
 from overnight.nn.recurrence import Recurrent
 
-SHAPES = [(7, 3, 5, 9), (63, 1, 4, 7), (101, 2, 3, 5)]  # T, B, D, H
+SHAPES = [(7, 3, 6, 9, 9), (63, 1, 3, 15, 6), (101, 2, 3, 6, 9), (31, 5, 9, 3, 3)]  # T, B, D, H, N
 
 
 @pytest.fixture(autouse=True)
@@ -50,39 +52,52 @@ def multiplicative_weights(gates: MultiplicativeGates) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("with_weight_norm", [True, False])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_multiplicative_lstm_equals_oracle(shape: tuple[int, ...], with_weight_norm: bool) -> None:
-    time, batch, width, hidden = shape
-    gates = MultiplicativeGates(width, hidden, weight_norm=with_weight_norm, forget_bias=0.5)
-    shake(gates)
-    x, h, c = torch.randn(time, batch, width), torch.randn(batch, hidden), torch.randn(batch, hidden)
+def side_by_side_weights(gates: DenseGates | GroupedGates) -> dict[str, np.ndarray]:
+    return {
+        "w_x": weight(gates.input_to_gates),
+        "w_h": weight(gates.hidden_to_gates),
+        "bias": array(gates.bias),
+    }
+
+
+def factorized_weights(gates: FactorizedGates) -> dict[str, np.ndarray]:
+    return {
+        "w_1x": weight(gates.input_to_rank),
+        "w_1h": weight(gates.hidden_to_rank),
+        "w_2": weight(gates.rank_to_gates),
+        "bias": array(gates.bias),
+    }
+
+
+MAPS: dict[str, tuple[Callable[..., GateMap], Callable[..., Any], Callable[..., dict[str, np.ndarray]]]] = {
+    "dense": (DenseGates, lstm, side_by_side_weights),
+    "factorized": (partial(FactorizedGates, rank=3), factorized_lstm, factorized_weights),
+    "factorized svd": (partial(FactorizedGates, rank=4, factor_init="svd"), factorized_lstm, factorized_weights),
+    "grouped": (partial(GroupedGates, groups=3), grouped_lstm, side_by_side_weights),
+    "multiplicative": (MultiplicativeGates, multiplicative_lstm, multiplicative_weights),
+}
+
+
+@pytest.mark.parametrize("with_weight_norm", [True, False], ids=["weight norm", "plain"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", MAPS)
+def test_recurrence_equals_oracle(name: str, shape: tuple[int, ...], with_weight_norm: bool) -> None:
+    make, oracle, weights = MAPS[name]
+    time, batch, width, hidden, output = shape
+    gates = make(width, hidden, output, weight_norm=with_weight_norm, forget_bias=0.5)
+    layer = Recurrent(gates)
+    assert (layer.projection is None) == (output == hidden)
+    shake(layer)
+    x, h, c = torch.randn(time, batch, width), torch.randn(batch, output), torch.randn(batch, hidden)
     reset = torch.rand(time, batch) < 0.2
-    for path in ("readable", "fast"):
-        out, last = Recurrent(gates, path)(x, (h, c), reset)
-        expected = multiplicative_lstm(*map(array, (x, h, c)), **multiplicative_weights(gates), reset=reset.numpy())
+    projection = None if layer.projection is None else weight(layer.projection)
+    expected = oracle(*map(array, (x, h, c)), **weights(gates), reset=reset.numpy(), projection=projection)
+    fast = name == "multiplicative" and projection is None
+    for path in ("readable", "fast") if fast else ("readable", "auto"):
+        layer.path = path
+        out, last = layer(x, (h, c), reset)
         for ours, theirs in zip((out, *last), expected, strict=True):
             np.testing.assert_allclose(array(ours), theirs, rtol=1e-12, atol=1e-12, err_msg=path)
-
-
-@pytest.mark.parametrize("with_weight_norm", [True, False])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_dense_lstm_equals_oracle(shape: tuple[int, ...], with_weight_norm: bool) -> None:
-    time, batch, width, hidden = shape
-    gates = DenseGates(width, hidden, weight_norm=with_weight_norm)
-    shake(gates)
-    x, h, c = torch.randn(time, batch, width), torch.randn(batch, hidden), torch.randn(batch, hidden)
-    reset = torch.rand(time, batch) < 0.2
-    out, last = Recurrent(gates)(x, (h, c), reset)
-    expected = lstm(
-        *map(array, (x, h, c)),
-        weight(gates.input_to_gates),
-        weight(gates.hidden_to_gates),
-        array(gates.bias),
-        reset.numpy(),
-    )
-    for ours, theirs in zip((out, *last), expected, strict=True):
-        np.testing.assert_allclose(array(ours), theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_model_equals_oracle() -> None:
@@ -99,32 +114,3 @@ def test_model_equals_oracle() -> None:
         array(model.output.bias),
     )
     np.testing.assert_allclose(array(logits), expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_dense_lstm_equals_torch_in_outputs_and_gradients(shape: tuple[int, ...]) -> None:
-    time, batch, width, hidden = shape
-    gates, theirs = DenseGates(width, hidden), nn.LSTM(width, hidden)
-    shake(gates)
-    with torch.no_grad():
-        theirs.weight_ih_l0.copy_(gates.input_to_gates.weight)
-        theirs.weight_hh_l0.copy_(gates.hidden_to_gates.weight)
-        theirs.bias_ih_l0.copy_(gates.bias)
-        theirs.bias_hh_l0.zero_()
-    shapes = [(time, batch, width), (batch, hidden), (batch, hidden)]
-    inputs = [torch.randn(shape) for shape in shapes]
-    weights = [torch.randn(shape) for shape in [(time, batch, hidden), *shapes[1:]]]
-    results = []
-    for ours in (True, False):
-        x, h, c = (part.clone().requires_grad_() for part in inputs)
-        if ours:
-            out, last = Recurrent(gates)(x, (h, c))
-            parameters = [gates.input_to_gates.weight, gates.hidden_to_gates.weight, gates.bias]
-        else:
-            out, last = theirs(x, (h[None], c[None]))
-            parameters = [theirs.weight_ih_l0, theirs.weight_hh_l0, theirs.bias_ih_l0]
-        outputs = [out, *(part.view(batch, hidden) for part in last)]
-        loss = sum((part * factor).sum() for part, factor in zip(outputs, weights, strict=True))
-        results.append([*outputs, *torch.autograd.grad(loss, [x, h, c, *parameters])])
-    for mine, other in zip(*results, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
