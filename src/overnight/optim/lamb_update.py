@@ -86,8 +86,7 @@ def loop(bucket: Bucket, group: dict[str, Any], rule: Rule) -> None:
             parts = [(torch.div(m, d, out=d).mul_(c1), 1.0)]  # in the place of d: a step takes one copy
         directions = [u.add_(w, alpha=rule.weight_decay) for u, _ in parts]
         scales = [rates([layer], group, one, [u])[0] * part for u, (_, part) in zip(directions, parts, strict=True)]
-        for u, scale in zip(directions, scales, strict=True):
-            move(layer, u, scale, group)
+        move(layer, group, *zip(directions, scales, strict=True))
 
 
 def foreach(bucket: Bucket, group: dict[str, Any], rule: Rule) -> None:
@@ -114,10 +113,10 @@ def foreach(bucket: Bucket, group: dict[str, Any], rule: Rule) -> None:
         parts = [rule.beta1, 1 - rule.beta1]
     torch._foreach_mul_(ds, ms)
     torch._foreach_mul_(ds, rule.c1)
-    moves = []
+    steps: list[list[tuple[Tensor, Tensor]]] = [[] for _ in bucket]
     for part, us in zip(parts, [ds, gs], strict=False):
         torch._foreach_add_(us, ws, alpha=rule.weight_decay)
-        scales = [part * rate for rate in rates(bucket, group, rule, us)]
-        moves += list(zip(bucket, us, scales, strict=True))
-    for layer, u, scale in moves:  # not before both norms are taken
-        move(layer, u, scale, group)
+        for own_steps, u, rate in zip(steps, us, rates(bucket, group, rule, us), strict=True):
+            own_steps.append((u, part * rate))
+    for layer, own_steps in zip(bucket, steps, strict=True):  # not before both norms are taken
+        move(layer, group, *own_steps)

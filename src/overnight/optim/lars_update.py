@@ -47,7 +47,7 @@ def loop(bucket: Bucket, group: dict[str, Any], lr: Number) -> None:
         }[placement]
         d.mul_(layer.cut(inside))
         v.mul_(momentum).add_(d)
-        move(layer, d.add_(v, alpha=momentum) if group["nesterov"] else d.copy_(v), outside, group)
+        move(layer, group, (d.add_(v, alpha=momentum) if group["nesterov"] else v, outside))
 
 
 def foreach(bucket: Bucket, group: dict[str, Any], lr: Number) -> None:
@@ -72,7 +72,5 @@ def foreach(bucket: Bucket, group: dict[str, Any], lr: Number) -> None:
     torch._foreach_add_(vs, ds)
     if group["nesterov"]:
         torch._foreach_add_(ds, vs, alpha=momentum)
-    else:
-        torch._foreach_copy_(ds, vs)  # move uses it up
-    for layer, d, rate in zip(bucket, ds, outside, strict=True):
-        move(layer, d, rate, group)
+    for layer, d, rate in zip(bucket, ds if group["nesterov"] else vs, outside, strict=True):
+        move(layer, group, (d, rate))

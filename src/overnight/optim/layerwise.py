@@ -322,14 +322,16 @@ def _fusable(layer: Layer) -> bool:
     )
 
 
-def move(layer: Layer, direction: Tensor, rate: Tensor, group: dict[str, Any]) -> None:
-    """w ← w - rate · direction, with a rate for each row block. Uses up the direction."""
-    if layer.weight.dtype != direction.dtype:  # a low-precision weight without a master copy: one rounding
-        layer.weight.copy_(layer.weight.to(direction.dtype).sub_(direction.mul_(layer.cut(rate))))
-    elif layer.block_of is None and not group["capturable"] and layer.weight.device.type == "cpu":
-        layer.weight.add_(direction, alpha=-float(rate))
-    else:
-        layer.weight.addcmul_(direction, layer.cut(rate), value=-1)
+def move(layer: Layer, group: dict[str, Any], *steps: tuple[Tensor, Tensor]) -> None:
+    """w ← w - Σ rate · direction, for (direction, rate) pairs with a rate for each row block."""
+    weight = layer.weight.to(layer.state_dtype)  # itself, but for a low-precision weight without a master copy
+    for direction, rate in steps:
+        if layer.block_of is None and not group["capturable"] and weight.device.type == "cpu":
+            weight.add_(direction, alpha=-float(rate))
+        else:
+            weight.addcmul_(direction, layer.cut(rate), value=-1)
+    if weight is not layer.weight:
+        layer.weight.copy_(weight)  # the one rounding of the step
 
 
 def as_number(value: Number, capturable: bool) -> Number:
