@@ -7,7 +7,8 @@ The network is that of the LAMB author's own experiment (TensorFlow's tutorial: 
 dropout 0.4; uniform Glorot weights, zero biases; images in [0, 1]), and so are 35 steps, the warm-up of 10 and the
 decay of power 0.5. ``--tune`` runs every arm at every rate of its grid on the first 2,000 images as one batch, and
 chooses by the accuracy on 5,000 other training images; the test images are not looked at. The rates in ``ARMS`` are
-the chosen ones: six were tried for LAMB and LARS, eight for the others, whose best were at the edge of the first six. ``author`` is the first author's own code: no bias correction, gradients clipped at a norm of 1, a
+the chosen ones: of six for LAMB and LARS, and of eight for the others: AdamW's best had been at the edge, momentum's
+range is narrow. ``author`` is the first author's own code: no bias correction, gradients clipped at a norm of 1, a
 first rate of 0, a decay that counts from the first step on. One thread a process; bfloat16 autocast.
 """
 
