@@ -187,8 +187,8 @@ def test_independent_factors_start_at_about_a_dense_maps_scale() -> None:
 
 @pytest.mark.parametrize("init", ["uniform", "orthogonal"])
 def test_a_group_starts_as_a_small_lstm(init: str) -> None:
-    gates = GroupedGates(8, 16, groups=2, init=init)
-    for block in gates.hidden_to_gates().view(-1, 8, 8):
+    gates = GroupedGates(16, 16, groups=2, init=init)
+    for block in torch.cat([gates.input_to_gates(), gates.hidden_to_gates()]).view(-1, 8, 8):
         if init == "orthogonal":
             torch.testing.assert_close(block @ block.t(), torch.eye(8), rtol=0, atol=1e-12)
         else:

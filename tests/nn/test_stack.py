@@ -38,6 +38,7 @@ def as_torch(stack: RecurrentStack, width: int, hidden: int, output: int) -> tup
     return theirs, mine, other
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize(
