@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from overnight.errors import UserError
-from overnight.nn.fast.multiplicative import multiplicative_sequence
+from overnight.nn.fast.sequence import fast_recurrence
 from overnight.nn.gates import DenseGates, FoldedMultiplicative, MultiplicativeGates
 from overnight.nn.recurrence import Recurrent, recurrence
 
@@ -88,7 +88,7 @@ def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor], toleranc
 )
 def test_equals_readable(time: int, batch: int, hidden: int, dtype: torch.dtype, resets: bool) -> None:
     case = make(time, batch, hidden, dtype, resets)
-    actual = outputs_and_gradients(multiplicative_sequence, case)
+    actual = outputs_and_gradients(fast_recurrence, case)
     assert_same(actual, outputs_and_gradients(recurrence, case), TOLERANCES[dtype])
 
 
@@ -97,7 +97,7 @@ def test_bf16_is_as_close_to_float64_as_the_readable_form(time: int, batch: int,
     case = make(time, batch, hidden, torch.bfloat16)
     wide = {name: getattr(case, name).double() for name in NAMES}
     exact = outputs_and_gradients(recurrence, replace(case, **wide))
-    fast = outputs_and_gradients(multiplicative_sequence, case)
+    fast = outputs_and_gradients(fast_recurrence, case)
     readable = outputs_and_gradients(recurrence, case)
     for name, true in exact.items():
         errors = [((form[name].double() - true).norm() / true.norm()).item() for form in (fast, readable)]
@@ -108,7 +108,7 @@ def test_bf16_is_as_close_to_float64_as_the_readable_form(time: int, batch: int,
 @pytest.mark.parametrize("wanted", [("w_m",), ("w_mh",), ("p",), ("h0",), ("c0",), ("p", "w_m"), ("c0", "w_mh")])
 def test_only_some_inputs_require_gradients(wanted: tuple[str, ...]) -> None:
     case = make(7, 3, 5)
-    actual = outputs_and_gradients(multiplicative_sequence, case, wanted)
+    actual = outputs_and_gradients(fast_recurrence, case, wanted)
     assert_same(actual, outputs_and_gradients(recurrence, case, wanted), 1e-12)
 
 
@@ -116,7 +116,7 @@ def test_only_some_inputs_require_gradients(wanted: tuple[str, ...]) -> None:
 def test_only_one_output_is_used(used: int) -> None:
     case = make(7, 3, 5)
     gradients = []
-    for run in (multiplicative_sequence, recurrence):
+    for run in (fast_recurrence, recurrence):
         leaves = {name: getattr(case, name).clone().requires_grad_() for name in NAMES}
         out = call(run, replace(case, **leaves))[used]
         # a sum's gradient is expanded, not contiguous
@@ -127,7 +127,7 @@ def test_only_one_output_is_used(used: int) -> None:
 
 def test_memory_layout_does_not_matter() -> None:
     case = make(7, 4, 5)
-    same = call(multiplicative_sequence, case)
+    same = call(fast_recurrence, case)
     turned = replace(
         case,
         p=case.p.permute(2, 1, 0).contiguous().permute(2, 1, 0),
@@ -139,15 +139,15 @@ def test_memory_layout_does_not_matter() -> None:
         factors=tuple(factor.transpose(0, 1).contiguous().transpose(0, 1) for factor in case.factors),
     )
     assert not turned.p.is_contiguous()
-    for ours, theirs in zip(call(multiplicative_sequence, turned), same, strict=True):
+    for ours, theirs in zip(call(fast_recurrence, turned), same, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
-    assert_same(outputs_and_gradients(multiplicative_sequence, turned), outputs_and_gradients(recurrence, case), 1e-12)
+    assert_same(outputs_and_gradients(fast_recurrence, turned), outputs_and_gradients(recurrence, case), 1e-12)
 
 
 def test_expanded_inputs() -> None:
     case = make(7, 4, 5)
     gradients = []
-    for run in (multiplicative_sequence, recurrence):
+    for run in (fast_recurrence, recurrence):
         p, h, c = (part[:1].clone().requires_grad_() for part in (case.p, case.h0, case.c0))
         expanded = replace(
             case, p=p.expand(7, -1, -1), h0=h.expand(4, -1), c0=c.expand(4, -1), reset=case.reset[:, :1].expand(-1, 4)
@@ -165,12 +165,12 @@ def test_nothing_to_do(time: int, batch: int, dtype: torch.dtype) -> None:
     case = make(time, batch, 6, dtype)
     wanted = NAMES if time else ("h0", "c0")  # without a step the others have no part in the outputs
     for state in (case.h0, case.h0.float()):
-        ours, theirs = (call(run, replace(case, h0=state)) for run in (multiplicative_sequence, recurrence))
+        ours, theirs = (call(run, replace(case, h0=state)) for run in (fast_recurrence, recurrence))
         for mine, other in zip(ours, theirs, strict=True):
             assert (mine.shape, mine.dtype) == (other.shape, other.dtype)
             torch.testing.assert_close(mine, other, rtol=0, atol=2**-7)
     if dtype == torch.float64:
-        actual = outputs_and_gradients(multiplicative_sequence, case, wanted)
+        actual = outputs_and_gradients(fast_recurrence, case, wanted)
         assert_same(actual, outputs_and_gradients(recurrence, case, wanted), 1e-12)
 
 
@@ -180,7 +180,7 @@ def test_without_gradients() -> None:
     leaves = replace(case, **{name: getattr(case, name).clone().requires_grad_() for name in NAMES})
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            for ours, theirs in zip(call(multiplicative_sequence, leaves), expected, strict=True):
+            for ours, theirs in zip(call(fast_recurrence, leaves), expected, strict=True):
                 assert not ours.requires_grad
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
@@ -189,7 +189,7 @@ def test_inputs_are_left_as_they_are() -> None:
     case = make(9, 3, 5)
     before = {name: getattr(case, name).clone() for name in NAMES}
     leaves = {name: getattr(case, name).requires_grad_() for name in NAMES}
-    sum(part.sum() for part in call(multiplicative_sequence, case)).backward()
+    sum(part.sum() for part in call(fast_recurrence, case)).backward()
     for name, leaf in leaves.items():
         torch.testing.assert_close(leaf.detach(), before[name], rtol=0, atol=0)
 
@@ -197,9 +197,7 @@ def test_inputs_are_left_as_they_are() -> None:
 def test_backward_twice_over_one_graph() -> None:
     case = make(9, 3, 5)
     leaves = [getattr(case, name).requires_grad_() for name in NAMES]
-    loss = sum(
-        (out * factor).sum() for out, factor in zip(call(multiplicative_sequence, case), case.factors, strict=True)
-    )
+    loss = sum((out * factor).sum() for out, factor in zip(call(fast_recurrence, case), case.factors, strict=True))
     first = torch.autograd.grad(loss, leaves, retain_graph=True)
     for one, other in zip(first, torch.autograd.grad(loss, leaves), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -209,7 +207,7 @@ def test_gradcheck() -> None:
     case = make(5, 2, 3)
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        return call(multiplicative_sequence, replace(case, **dict(zip(NAMES, inputs, strict=True))))
+        return call(fast_recurrence, replace(case, **dict(zip(NAMES, inputs, strict=True))))
 
     assert torch.autograd.gradcheck(run, [getattr(case, name).requires_grad_() for name in NAMES])
 
@@ -218,7 +216,7 @@ def test_gradcheck() -> None:
 def test_second_derivatives_are_refused_clearly(power: int) -> None:
     case = make(5, 2, 3)
     p = case.p.requires_grad_()
-    loss = call(multiplicative_sequence, case)[0].pow(power).sum()
+    loss = call(fast_recurrence, case)[0].pow(power).sum()
     with pytest.raises(RuntimeError, match="no second derivatives; use path='readable'"):
         torch.autograd.grad(loss, p, create_graph=True)
 
@@ -252,9 +250,6 @@ def test_layer_paths_agree_with_state_carried(autocast: torch.dtype | None) -> N
 def test_choice_of_path() -> None:
     layer = Recurrent(MultiplicativeGates(3, 4), "auto")
     assert type(layer(torch.randn(5, 2, 3))[0].grad_fn).__name__ != "StackBackward0"
-    assert Recurrent(DenseGates(3, 4), "auto")(torch.randn(5, 2, 3))[0].shape == (5, 2, 4)
-    with pytest.raises(UserError, match="No fast path serves DenseGates"):
-        Recurrent(DenseGates(3, 4), "fast")(torch.randn(5, 2, 3))
     with pytest.raises(UserError, match="'quick' is not a recurrence path"):
         Recurrent(DenseGates(3, 4), "quick")  # type: ignore[arg-type]
 

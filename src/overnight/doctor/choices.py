@@ -57,10 +57,10 @@ def examine_fast_paths() -> tuple[Choice, ...]:
     """Ways to run the recurrence of the byte model: which one training takes and why not the others."""
     import torch
 
-    from overnight.nn.fast import sequence
+    from overnight.nn.fast.sequence import serves
     from overnight.nn.gates import MultiplicativeGates
 
-    fast = sequence.find(MultiplicativeGates(2, 2).fold(torch.float32)) is not None
+    fast = serves(MultiplicativeGates(2, 2).fold(torch.float32))
     return (
         Choice(
             "whole-sequence function",

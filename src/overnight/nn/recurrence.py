@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overnight.errors import UserError
-from overnight.nn.fast import sequence as fast_sequence
+from overnight.nn.fast.sequence import fast_recurrence, serves
 from overnight.nn.gates import Folded, GateMap, Matrix
 
 Path = Literal["auto", "readable", "fast"]
@@ -122,16 +122,12 @@ class Recurrent(nn.Module):
         with torch.autocast(x_TBD.device.type, enabled=False):
             folded = self.gates.fold(dtype)
             p_TBP = folded.project(x_TBD.to(dtype))
-            # no fast path projects h yet
-            fast = None if self.path == "readable" or self.projection is not None else fast_sequence.find(folded)
-            if fast is not None:
-                h_TBN, h_BN, c_BH = fast(folded, p_TBP, h_BN, c_BH, reset_TB)
-            elif self.path == "fast":
-                projected = "" if self.projection is None else " with a projection"
-                raise UserError(f"No fast path serves {type(self.gates).__name__}{projected}.", "Set path='auto'.")
-            else:
-                projection_NH = None if self.projection is None else self.projection().to(dtype)
-                h_TBN, h_BN, c_BH = recurrence(folded, p_TBP, h_BN, c_BH, reset_TB, projection_NH)
+            projection_NH = None if self.projection is None else self.projection().to(dtype)
+            fast = self.path != "readable" and serves(folded)
+            if self.path == "fast" and not fast:
+                raise UserError(f"No fast path serves {type(self.gates).__name__}.", "Set path='auto'.")
+            run = fast_recurrence if fast else recurrence
+            h_TBN, h_BN, c_BH = run(folded, p_TBP, h_BN, c_BH, reset_TB, projection_NH)
         return h_TBN, (h_BN, c_BH)
 
 

@@ -1,16 +1,145 @@
-"""Which fast path serves a gate map. A fast path has the readable recurrence's signature."""
+"""The recurrence over a whole sequence as one autograd function, in plain PyTorch: the fast twin of ``recurrence``.
 
-from collections.abc import Callable
+What it saves over autograd on the readable loop: no graph node per operation and step, products written into buffers
+made once, and each recurrent weight gradient as one product over all T·B rows after the loop instead of T small ones.
+Products run in the dtype of p with float32 accumulation; the cell state and its gradient are float32 or wider.
+
+Shape suffixes as in ``overnight.nn.gates``.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from overnight.nn.fast.multiplicative import multiplicative_sequence
-from overnight.nn.gates import FoldedMultiplicative
+from overnight.nn.fast.cell import EagerCell
+from overnight.nn.fast.maps import FastMap, fast_map, over_time, rows
+from overnight.nn.fast.packed import PackedMatrix
 
-Sequence = Callable[[Any, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+
+def serves(folded: object) -> bool:
+    """Whether there is a fast path for these folded weights."""
+    return fast_map(folded) is not None
 
 
-def find(folded: object) -> Sequence | None:
-    """The fast path for these folded weights, or None."""
-    return multiplicative_sequence if isinstance(folded, FoldedMultiplicative) else None
+def fast_recurrence(
+    folded: Any,
+    p_TBP: Tensor,
+    h_BN: Tensor,
+    c_BH: Tensor,
+    reset_TB: Tensor | None = None,
+    projection_NH: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The readable recurrence's fast twin; same arguments, same results.
+
+    Raises:
+        TypeError: for folded weights that it does not serve.
+        RuntimeError: for a second derivative.
+    """
+    found = fast_map(folded)
+    if found is None:
+        raise TypeError(f"There is no fast path for {type(folded).__name__}.")
+    kind, weights = found
+    h_BN = h_BN.to(p_TBP.dtype)
+    if p_TBP.shape[0] == 0:
+        return p_TBP.new_zeros(0, *h_BN.shape), h_BN, c_BH
+    tensors = (p_TBP, h_BN, c_BH, projection_NH, *weights)
+    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    h_TBN, c_BH = _Sequence.apply(kind, reset_TB, keep, *tensors)  # type: ignore[no-untyped-call]
+    return h_TBN, h_TBN[-1], c_BH
+
+
+class _Sequence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kind: type[FastMap],
+        reset_TB: Tensor | None,
+        keep: bool,
+        p_TBP: Tensor,
+        h0_BN: Tensor,
+        c0_BH: Tensor,
+        projection_NH: Tensor | None,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        time, hidden = p_TBP.shape[0], c0_BH.shape[1]
+        masks = _masks(reset_TB, p_TBP.dtype, time)
+        h = p_TBP.new_empty(time + 1, *h0_BN.shape)
+        c = over_time(c0_BH, time + 1, hidden, keep)
+        z = over_time(h0_BN, time, 4 * hidden, keep)  # the activated gates
+        y = over_time(h0_BN, time, hidden, keep) if projection_NH is not None else h[1:]
+        h[0], c[0] = h0_BN, c0_BH
+        map_ = kind(weights)
+        map_.begin(p_TBP, h0_BN, keep)
+        cell = EagerCell(c0_BH)
+        project = PackedMatrix(projection_NH, len(h0_BN)) if projection_NH is not None else None
+        ps, hs, cs, zs, ys = p_TBP.unbind(0), h.unbind(0), c.unbind(0), z.unbind(0), y.unbind(0)
+        for t in range(time):
+            cell.forward(map_.z(t, ps[t], _masked(hs[t], masks[t])), _masked(cs[t], masks[t]), cs[t + 1], zs[t], ys[t])
+            if project is not None:
+                hs[t + 1].copy_(project(ys[t]))
+        if keep:
+            ctx.save_for_backward(p_TBP, projection_NH, h, c, z, y, *weights, *map_.saved)
+            ctx.kind, ctx.masks, ctx.weights = kind, masks, len(weights)
+        return h[1:], c[time].clone()
+
+    @staticmethod
+    def backward(ctx: Any, dh_TBN: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
+        # autograd's own once_differentiable lets a loss that is linear in h through, with a wrong second derivative
+        if torch.is_grad_enabled():
+            raise RuntimeError("The fast recurrence has no second derivatives; use path='readable' for them.")
+        p_TBP, projection_NH, h, c, z, y, *rest = ctx.saved_tensors
+        weights, masks = rest[: ctx.weights], ctx.masks
+        time, batch = len(z), z.shape[1]
+        map_ = ctx.kind(weights)
+        map_.saved = rest[ctx.weights :]
+        map_.begin_backward(p_TBP, h[0], z)
+        cell = EagerCell(c[0])
+        dh_to_y = PackedMatrix(projection_NH.t(), batch) if projection_NH is not None else None
+        dp = torch.empty_like(p_TBP, memory_format=torch.contiguous_format)
+        dhs = torch.empty_like(h[1:]) if projection_NH is not None else None
+        dh_next, dc = torch.zeros_like(h[0]), dc_BH.to(c.dtype).clone()
+        dy = torch.empty_like(dc)
+        ps, cs, zs, dps, outs = p_TBP.unbind(0), c.unbind(0), z.unbind(0), dp.unbind(0), dh_TBN.unbind(0)
+        for t in reversed(range(time)):
+            if dh_to_y is not None and dhs is not None:
+                dh_next = torch.add(outs[t], dh_next, out=dhs[t])
+                dy.copy_(dh_to_y(dh_next))
+            else:
+                dy.copy_(outs[t]).add_(dh_next)
+            dz = cell.backward(zs[t], _masked(cs[t], masks[t]), cs[t + 1], dy, dc)
+            dh_next = map_.back(t, ps[t], dz, dps[t])
+            if masks[t] is not None:
+                dh_next = dh_next * masks[t]
+                dc.mul_(masks[t])
+        wanted: Sequence[bool] = ctx.needs_input_grad[6:]
+        dw = map_.weight_gradients(dp, _inputs(h, masks), wanted[1:])
+        dprojection = rows(dhs).t() @ rows(y) if dhs is not None and wanted[0] else None
+        return None, None, None, dp, dh_next, dc, dprojection, *dw
+
+
+def _masked(x: Tensor, mask_B1: Tensor | None) -> Tensor:
+    return x if mask_B1 is None else x * mask_B1
+
+
+def _inputs(h: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
+    """h before each step, [T, B, N], with the resets."""
+    before = h[:-1]
+    if all(mask is None for mask in masks):
+        return before
+    before = before.clone()
+    for h_BN, mask in zip(before.unbind(0), masks, strict=True):
+        if mask is not None:
+            h_BN.mul_(mask)
+    return before
+
+
+def _masks(reset_TB: Tensor | None, dtype: torch.dtype, time: int) -> list[Tensor | None]:
+    """Per step a [B, 1] factor, 0 where the state is reset; None for steps (known on the host) that reset nothing."""
+    if reset_TB is None:
+        return [None] * time
+    masks: list[Tensor | None] = list((~reset_TB).to(dtype).unsqueeze(2).unbind(0))
+    if reset_TB.device.type != "cpu":
+        return masks  # asking which steps reset would wait for the device
+    return [mask if some else None for mask, some in zip(masks, reset_TB.any(1).tolist(), strict=True)]

@@ -1,0 +1,74 @@
+"""The pointwise cell of a step and its gradient, in eager operations over buffers that are kept for the whole sequence.
+
+    c ← σ(f) c + σ(i) tanh(g);   y = σ(o) tanh(c)
+
+Mixed-dtype operations convert through temporaries, so all works in one float32 scratch a step, whatever the products'
+dtype. Shape suffixes as in ``overnight.nn.gates``.
+"""
+
+import torch
+from torch import Tensor
+
+tanh_backward = torch.ops.aten.tanh_backward.grad_input
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+
+
+class EagerCell:
+    """One cell for all steps of a call.
+
+    Args:
+        c_BH: a cell state, for its shape, dtype and device.
+    """
+
+    def __init__(self, c_BH: Tensor) -> None:
+        batch, hidden = c_BH.shape
+        self.gates, self.dgates = c_BH.new_empty(batch, 4 * hidden), c_BH.new_empty(batch, 4 * hidden)
+        self.hidden = hidden
+        self.tanh, self.scratch = torch.empty_like(c_BH), torch.empty_like(c_BH)
+
+    def forward(self, z: Tensor, c_last_BH: Tensor, c_out_BH: Tensor, z_out_BG: Tensor, y_out_BH: Tensor) -> None:
+        """Write the new c, the activated gates (which the backward wants in the place of z) and y.
+
+        Args:
+            z: pre-activations, [B, 4H] or any shape of as many elements in that order.
+            c_last_BH: before the step.
+            c_out_BH, z_out_BG, y_out_BH: written to.
+        """
+        gates = self.gates
+        gates.view(z.shape).copy_(z)
+        i, f, g, o = gates.split(self.hidden, dim=1)
+        gates[:, : 2 * self.hidden].sigmoid_()
+        g.tanh_()
+        o.sigmoid_()
+        z_out_BG.copy_(gates)
+        torch.mul(f, c_last_BH, out=c_out_BH)
+        c_out_BH.add_(torch.mul(i, g, out=self.scratch))
+        torch.tanh(c_out_BH, out=self.tanh)
+        y_out_BH.copy_(self.tanh.mul_(o))
+
+    def backward(self, z_BG: Tensor, c_last_BH: Tensor, c_BH: Tensor, dy_BH: Tensor, dc_BH: Tensor) -> Tensor:
+        """The gradient of the pre-activations, [B, 4H] in c's dtype; valid until the next call.
+
+        Args:
+            z_BG: activated gates of the step.
+            c_last_BH, c_BH: before and after the step.
+            dy_BH: gradient of y, in c's dtype; used up.
+            dc_BH: gradient of the new c from the steps after; becomes that of the last c.
+        """
+        gates, dgates, hidden = self.gates, self.dgates, self.hidden
+        gates.copy_(z_BG)
+        i, f, g, o = gates.split(hidden, dim=1)
+        di, df, dg, do = dgates.split(hidden, dim=1)
+        torch.tanh(c_BH, out=self.tanh)
+        torch.mul(dy_BH, self.tanh, out=do)
+        torch.mul(dy_BH, o, out=self.scratch)
+        dc_BH.add_(tanh_backward(self.scratch, self.tanh, grad_input=dy_BH))
+        torch.mul(dc_BH, c_last_BH, out=df)
+        torch.mul(dc_BH, g, out=di)
+        torch.mul(dc_BH, i, out=self.scratch)
+        sigmoid_backward(do, o, grad_input=do)
+        both = dgates[:, : 2 * hidden]
+        sigmoid_backward(both, gates[:, : 2 * hidden], grad_input=both)
+        tanh_backward(self.scratch, g, grad_input=dg)
+        dc_BH.mul_(f)
+        return dgates

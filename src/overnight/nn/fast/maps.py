@@ -1,0 +1,200 @@
+"""The four gate maps inside the time loop: a step's products forward and backward, and all weight gradients after it.
+
+Each class is made once for the forward and once for the backward of a call; ``saved`` goes from the one to the other.
+Products run in the dtype of p. Shape suffixes as in ``overnight.nn.gates``; R rank, K groups, M = 4H/K.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overnight.nn.fast.packed import PackedMatrix
+from overnight.nn.gates import FoldedDense, FoldedFactorized, FoldedGrouped, FoldedMultiplicative
+
+
+def over_time(like: Tensor, steps: int, width: int, keep: bool) -> Tensor:
+    """[steps, B, width]; without a backward one step's memory serves all steps."""
+    batch = like.shape[0]
+    if keep:
+        return like.new_empty(steps, batch, width)
+    return like.new_empty(1, batch, width).expand(steps, -1, -1)
+
+
+def rows(x_TBI: Tensor) -> Tensor:
+    """[T·B, I]."""
+    return x_TBI.reshape(-1, x_TBI.shape[2])
+
+
+class FastMap:
+    """What the time loop asks of a map.
+
+    Attributes:
+        weights: of this call.
+        saved: what the backward needs beside p, the gates and h.
+    """
+
+    weights: Sequence[Tensor]
+    saved: list[Tensor]
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.weights, self.saved = weights, []
+
+    def begin(self, p_TBP: Tensor, h_BN: Tensor, keep: bool) -> None:
+        """Before the loop forward."""
+        raise NotImplementedError
+
+    def z(self, t: int, p_BP: Tensor, h_BN: Tensor) -> Tensor:
+        """Pre-activations of a step, [B, 4H] or [B, 4, K, H/K]."""
+        raise NotImplementedError
+
+    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
+        """Before the loop backward; the gates of a step may be written over once they are used."""
+        raise NotImplementedError
+
+    def back(self, t: int, p_BP: Tensor, dz_BG: Tensor, dp_BP: Tensor) -> Tensor:
+        """From the gradient of z: write p's, return that of h before the step."""
+        raise NotImplementedError
+
+    def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
+        """One product over all T·B rows each; h is what went into the steps."""
+        raise NotImplementedError
+
+
+class FastDense(FastMap):
+    """z = p + R h."""
+
+    def begin(self, p_TBP: Tensor, h_BN: Tensor, keep: bool) -> None:
+        self.h_to_z = PackedMatrix(self.weights[0], len(h_BN))
+
+    def z(self, t: int, p_BP: Tensor, h_BN: Tensor) -> Tensor:
+        return self.h_to_z.add(p_BP, h_BN)
+
+    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
+        self.dz_to_h = PackedMatrix(self.weights[0].t(), len(h_BN))
+
+    def back(self, t: int, p_BP: Tensor, dz_BG: Tensor, dp_BP: Tensor) -> Tensor:
+        dp_BP.copy_(dz_BG)
+        return self.dz_to_h(dp_BP)
+
+    def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
+        return [rows(dp_TBP).t() @ rows(h_TBN) if wanted[0] else None]
+
+
+class FastMultiplicative(FastMap):
+    """m = p_m ⊙ (W_mh h);  z = p_g + W_m m."""
+
+    def begin(self, p_TBP: Tensor, h_BN: Tensor, keep: bool) -> None:
+        w_hm_HN, w_mg_GH = self.weights
+        time, hidden = p_TBP.shape[0], w_mg_GH.shape[1]
+        self.q, self.m = (over_time(p_TBP[0], time, hidden, keep) for _ in range(2))
+        self.saved = [self.q, self.m]
+        self.h_to_q, self.m_to_z = PackedMatrix(w_hm_HN, len(h_BN)), PackedMatrix(w_mg_GH, len(h_BN))
+
+    def z(self, t: int, p_BP: Tensor, h_BN: Tensor) -> Tensor:
+        gates = self.weights[1].shape[0]
+        q_BH, m_BH = self.q[t], self.m[t]
+        q_BH.copy_(self.h_to_q(h_BN))
+        torch.mul(q_BH, p_BP[:, gates:], out=m_BH)
+        return self.m_to_z.add(p_BP[:, :gates], m_BH)
+
+    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
+        w_hm_HN, w_mg_GH = self.weights
+        self.q, self.m = self.saved
+        self.dq = torch.empty_like(self.q)
+        self.dz_to_m, self.dq_to_h = PackedMatrix(w_mg_GH.t(), len(h_BN)), PackedMatrix(w_hm_HN.t(), len(h_BN))
+
+    def back(self, t: int, p_BP: Tensor, dz_BG: Tensor, dp_BP: Tensor) -> Tensor:
+        gates = dz_BG.shape[1]
+        dp_BG, dq_BH = dp_BP[:, :gates], self.dq[t]
+        dp_BG.copy_(dz_BG)
+        dm_BH = self.dz_to_m(dp_BG)
+        torch.mul(dm_BH, p_BP[:, gates:], out=dq_BH)
+        torch.mul(dm_BH, self.q[t], out=dp_BP[:, gates:])
+        return self.dq_to_h(dq_BH)
+
+    def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
+        gates = self.weights[1].shape[0]
+        return [
+            rows(self.dq).t() @ rows(h_TBN) if wanted[0] else None,
+            rows(dp_TBP)[:, :gates].t() @ rows(self.m) if wanted[1] else None,
+        ]
+
+
+class FastFactorized(FastMap):
+    """s = p + W₁ₕ h;  z = W₂ s + b."""
+
+    def begin(self, p_TBP: Tensor, h_BN: Tensor, keep: bool) -> None:
+        w_hs_RN, w_sz_GR, self.bias_G = self.weights
+        self.s = over_time(p_TBP[0], p_TBP.shape[0], w_hs_RN.shape[0], keep)
+        self.saved = [self.s]
+        self.h_to_s, self.s_to_z = PackedMatrix(w_hs_RN, len(h_BN)), PackedMatrix(w_sz_GR, len(h_BN))
+
+    def z(self, t: int, p_BP: Tensor, h_BN: Tensor) -> Tensor:
+        s_BR = self.s[t].copy_(self.h_to_s.add(p_BP, h_BN))
+        return self.s_to_z(s_BR).add_(self.bias_G)
+
+    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
+        w_hs_RN, w_sz_GR, _ = self.weights
+        (self.s,), self.dz = self.saved, z_TBG
+        self.dz_to_s, self.ds_to_h = PackedMatrix(w_sz_GR.t(), len(h_BN)), PackedMatrix(w_hs_RN.t(), len(h_BN))
+
+    def back(self, t: int, p_BP: Tensor, dz_BG: Tensor, dp_BP: Tensor) -> Tensor:
+        # p is r wide, so dz has no place of its own: it takes that of the gates, which the step no longer needs
+        dp_BP.copy_(self.dz_to_s(self.dz[t].copy_(dz_BG)))
+        return self.ds_to_h(dp_BP)
+
+    def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
+        dz = rows(self.dz)
+        return [
+            rows(dp_TBP).t() @ rows(h_TBN) if wanted[0] else None,
+            dz.t() @ rows(self.s) if wanted[1] else None,
+            dz.sum(0, dtype=torch.promote_types(dz.dtype, torch.float32)).to(dz.dtype) if wanted[2] else None,
+        ]
+
+
+class FastGrouped(FastMap):
+    """z^j = p^j + R^j h^j, as one batched product; p's columns stand group by group."""
+
+    def begin(self, p_TBP: Tensor, h_BN: Tensor, keep: bool) -> None:
+        self.h_to_z_KNM = self.weights[0].transpose(1, 2).contiguous()
+
+    def z(self, t: int, p_BP: Tensor, h_BN: Tensor) -> Tensor:
+        groups, _, gates = self.h_to_z_KNM.shape
+        z_KBM = torch.baddbmm(self._split(p_BP, groups), self._split(h_BN, groups), self.h_to_z_KNM)
+        return z_KBM.view(groups, len(p_BP), 4, gates // 4).permute(1, 2, 0, 3)
+
+    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
+        self.dz_to_h_KMN = self.weights[0].contiguous()
+
+    def back(self, t: int, p_BP: Tensor, dz_BG: Tensor, dp_BP: Tensor) -> Tensor:
+        groups, gates, _ = self.dz_to_h_KMN.shape
+        batch = len(dz_BG)
+        by_group = (batch, groups, 4, gates // 4)
+        dp_BP.view(by_group).copy_(dz_BG.view(batch, 4, groups, gates // 4).transpose(1, 2))
+        dh_KBN = torch.bmm(self._split(dp_BP, groups), self.dz_to_h_KMN)
+        return dh_KBN.transpose(0, 1).reshape(batch, -1)
+
+    def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
+        groups = self.weights[0].shape[0]
+        dp_KRM, h_KRN = self._split(rows(dp_TBP), groups), self._split(rows(h_TBN), groups)
+        return [torch.bmm(dp_KRM.transpose(1, 2), h_KRN) if wanted[0] else None]
+
+    @staticmethod
+    def _split(x: Tensor, groups: int) -> Tensor:
+        """[B, K·I] → [K, B, I]."""
+        return x.reshape(len(x), groups, x.shape[1] // groups).transpose(0, 1)
+
+
+def fast_map(folded: Any) -> tuple[type[FastMap], tuple[Tensor, ...]] | None:
+    """The class for folded weights and the weights that take part in the loop, or None."""
+    if isinstance(folded, FoldedDense):
+        return FastDense, (folded.hidden_weight_GN,)
+    if isinstance(folded, FoldedMultiplicative):
+        return FastMultiplicative, (folded.hidden_to_m_HH, folded.m_to_gates_GH)
+    if isinstance(folded, FoldedFactorized):
+        return FastFactorized, (folded.hidden_weight_RN, folded.gates_weight_GR, folded.bias_G)
+    if isinstance(folded, FoldedGrouped):
+        return FastGrouped, (folded.hidden_weight_KMN,)
+    return None
