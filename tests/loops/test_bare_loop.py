@@ -30,6 +30,25 @@ def test_a_compiled_model_is_trained_alike(name: str) -> None:
     torch.testing.assert_close(weights(model), plain_loop(name), rtol=1e-5, atol=1e-6)
 
 
+@each_optimizer
+def test_a_compiled_step_is_the_step(name: str) -> None:
+    torch._dynamo.reset()
+    model = classifier()
+    optimizer = OPTIMIZERS[name](model)
+    scheduler = schedule(optimizer)
+
+    @torch.compile(backend="aot_eager")
+    def update(x: Tensor, y: Tensor) -> None:
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for x, y in batches():
+        update(x, y)
+        scheduler.step()
+    torch.testing.assert_close(weights(model), plain_loop(name), rtol=1e-5, atol=1e-6)
+
+
 def test_rules_find_the_parameters_of_a_compiled_model() -> None:
     model = torch.compile(classifier(), backend="eager")
     groups = param_groups(model, (Rule({"weight_decay": 0.0}, names=("*.bias",)),), weight_decay=0.01)

@@ -34,6 +34,11 @@ SETTINGS: list[tuple[Any, dict[str, Any], str]] = [
     *((kind, {"eps": value}, "eps=") for kind in (LAMB, LARS) for value in (-1e-9, math.nan)),
     *((kind, {"blocks": value}, "blocks=") for kind in (LAMB, LARS) for value in (0, -4, 2.0, True, 3)),
     *((kind, {"variant": "lambda"}, "'lambda'.*lam|'lambda'.*lar") for kind in (LAMB, LARS)),
+    *((kind, {"variant": value}, "variant") for kind in (LAMB, LARS) for value in (None, ["lamb"])),
+    *((kind, {name: value}, f"{name}=.* must be True or False") for kind in (LAMB, LARS) for value in ("no", None, 0)
+      for name in ("adapt", "maximize", "capturable", "master_weights")),
+    *((kind, {name: "yes"}, "must be True, False or None") for kind in (LAMB, LARS) for name in ("foreach", "fused")),
+    *((LARS, {name: "no"}, f"{name}='no' must be True or False") for name in ("clip", "nesterov")),
     *((kind, {"foreach": True, "fused": True}, "exclude each other") for kind in (LAMB, LARS)),
     *((LAMB, {"betas": (value, 0.999)}, "beta 1=") for value in (-0.1, 1.0, 2.0, math.nan)),
     *((LAMB, {"betas": (0.9, value)}, "beta 2=") for value in (-0.1, 1.0, math.nan)),
@@ -41,7 +46,7 @@ SETTINGS: list[tuple[Any, dict[str, Any], str]] = [
     *((LAMB, {"bias_correction": value}, "bias_correction=") for value in ("ratio", 1, 0.5)),
     *((LAMB, {name: value}, name) for name in ("ratio_bounds", "norm_bounds")
       for value in ((-1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, math.nan), 1.0)),
-    *((LAMB, {"max_grad_norm": value}, "max_grad_norm=") for value in (0.0, -1.0, math.nan)),
+    *((LAMB, {"max_grad_norm": value}, "max_grad_norm=") for value in (0.0, -1.0, math.nan, "1")),
     *((LARS, {"momentum": value}, "momentum=") for value in (-0.1, 1.0, math.nan)),
     *((LARS, {"trust_coefficient": value}, "trust_coefficient=") for value in (-0.1, math.nan, math.inf)),
     (LARS, {"momentum_placement": "outside"}, "'outside'.*inside, torch, scaled"),

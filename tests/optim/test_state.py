@@ -142,6 +142,19 @@ def test_the_state_of_something_else_is_refused_and_nothing_changes(case: str) -
     assert all(torch.equal(a, b) for a, b in zip(ps, twins, strict=True))
 
 
+@pytest.mark.parametrize("kind", [LAMB, LARS])
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", -1.0), ("weight_decay", float("nan")), ("blocks", 4), ("adapt", "no")]
+)
+def test_a_state_with_settings_that_cannot_work_is_refused(name: str, value: Any, kind: Any) -> None:
+    optimizer = kind(parameters(), lr=0.1)
+    saved, before = copy.deepcopy(optimizer.state_dict()), pickle.dumps(optimizer.state_dict())
+    saved["param_groups"][0][name] = value
+    with pytest.raises(ValueError, match=f"{name}="):
+        optimizer.load_state_dict(saved)
+    assert pickle.dumps(optimizer.state_dict()) == before
+
+
 def test_the_state_of_other_names_is_refused() -> None:
     one, other = nn.Linear(3, 3, bias=False), nn.ModuleDict({"inner": nn.Linear(3, 3, bias=False)})
     optimizer = LAMB(one.named_parameters())

@@ -65,8 +65,8 @@ class LAMB(Layerwise):
         blocks: equal row blocks of each tensor that have ratios of their own, such as 4 for the gates of an LSTM.
         maximize: ascend.
         foreach: update many tensors by one call each operation.
-        fused: two passes over memory: on a CPU by torch's fused kernels, on CUDA by Triton's. None takes it on a CPU
-            where it can.
+        fused: two passes over memory: on a CPU by torch's fused kernels, on CUDA by Triton's. None takes it on a CPU.
+            Layers that they cannot update (row blocks, ``lans``, …) are updated as without it.
         capturable: keep the step count on the device, so that a CUDA graph can be captured.
         master_weights: keep float32 copies of bfloat16 and float16 parameters, and update those. They are made at the
             first step; who loads other weights later must load this optimizer's state with them, or build it anew.
@@ -108,7 +108,7 @@ class LAMB(Layerwise):
         capturable: bool = False,
         master_weights: bool = False,
     ) -> None:
-        if variant not in VARIANTS:
+        if variant not in list(VARIANTS):
             raise ValueError(f"There is no variant {variant!r} of LAMB; choose one of {', '.join(VARIANTS)}.")
         given = {"bias_correction": bias_correction, "ratio_bounds": ratio_bounds, "max_grad_norm": max_grad_norm}
         named = self.variants[variant] | {name: value for name, value in given.items() if value is not None}
@@ -128,9 +128,9 @@ class LAMB(Layerwise):
         check_number("eps", group["eps"])
         check_bounds("ratio_bounds", group["ratio_bounds"])
         check_bounds("norm_bounds", group["norm_bounds"])
-        if not group["max_grad_norm"] > 0:
+        if not isinstance(group["max_grad_norm"], (int, float)) or not group["max_grad_norm"] > 0:
             raise ValueError(f"max_grad_norm={group['max_grad_norm']!r} must be above 0; use math.inf for never.")
-        if group["variant"] not in VARIANTS:
+        if group["variant"] not in list(VARIANTS):
             raise ValueError(f"There is no variant {group['variant']!r} of LAMB; choose one of {', '.join(VARIANTS)}.")
         if not isinstance(group["bias_correction"], bool) and group["bias_correction"] != "rate":
             raise ValueError(f"bias_correction={group['bias_correction']!r} must be True, False or 'rate'.")

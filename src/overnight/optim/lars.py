@@ -8,7 +8,16 @@ from torch import Tensor
 
 from overnight.optim import fused_cpu, fused_cuda
 from overnight.optim.lars_update import foreach, loop
-from overnight.optim.layerwise import Bucket, Layer, Layerwise, as_number, check_number, choose_foreach, choose_fused
+from overnight.optim.layerwise import (
+    Bucket,
+    Layer,
+    Layerwise,
+    as_number,
+    check_flags,
+    check_number,
+    choose_foreach,
+    choose_fused,
+)
 
 Placement = Literal["inside", "torch", "scaled"]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -89,7 +98,7 @@ class LARS(Layerwise):
         capturable: bool = False,
         master_weights: bool = False,
     ) -> None:
-        if variant not in VARIANTS:
+        if variant not in list(VARIANTS):
             raise ValueError(f"There is no variant {variant!r} of LARS; choose one of {', '.join(VARIANTS)}.")
         given = {"momentum_placement": momentum_placement, "denominator": denominator, "clip": clip, "eps": eps}
         named = self.variants[variant] | {name: value for name, value in given.items() if value is not None}
@@ -106,6 +115,7 @@ class LARS(Layerwise):
         check_number("momentum", group["momentum"], below=1.0)
         check_number("trust_coefficient", group["trust_coefficient"])
         check_number("eps", group["eps"])
+        check_flags(group, "nesterov", "clip")
         for name, choices in (
             ("momentum_placement", ("inside", "torch", "scaled")),
             ("denominator", ("sum", "decayed")),

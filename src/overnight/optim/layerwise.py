@@ -8,6 +8,7 @@ from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 from torch.optim import Optimizer
 
 from overnight.optim.state_check import check_state
@@ -82,8 +83,10 @@ class Layerwise(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; nothing is added if it cannot work. A variant that it names counts as one of the constructor."""
-        for name, value in self.variants.get(param_group.get("variant"), {}).items():
-            param_group.setdefault(name, value)
+        for variant, changes in self.variants.items():
+            if variant == param_group.get("variant"):
+                for name, value in changes.items():
+                    param_group.setdefault(name, value)
         parameters = param_group["params"]
         if not isinstance(parameters, (Tensor, set)):  # torch refuses sets, which have no order
             param_group["params"] = parameters = list(parameters)
@@ -102,6 +105,8 @@ class Layerwise(Optimizer):
         blocks = group["blocks"]
         if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1:
             raise ValueError(f"blocks={blocks!r} must be a whole number of at least 1.")
+        check_flags(group, "adapt", "maximize", "capturable", "master_weights")
+        check_flags(group, "foreach", "fused", unset=True)
         if group["foreach"] and group["fused"]:
             raise ValueError("foreach=True and fused=True exclude each other.")
         for p in group["params"]:
@@ -116,6 +121,7 @@ class Layerwise(Optimizer):
     def step(self, closure: None = None) -> None: ...
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
+    @_disable_dynamo  # torch.compile cannot trace the fused kernels: in what it compiles, the step runs as it is
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Make one update.
@@ -199,9 +205,12 @@ class Layerwise(Optimizer):
         """Load what ``state_dict()`` gave.
 
         Raises:
-            ValueError: for the state of another optimizer or of other parameter groups; nothing is changed.
+            ValueError: for the state of another optimizer, of other parameter groups or with settings that cannot
+                work; nothing is changed.
         """
         check_state(self, state_dict)
+        for theirs, ours in zip(state_dict["param_groups"], self.param_groups, strict=True):
+            self._check_group({**ours, **theirs, "params": ours["params"]})
         super().load_state_dict(state_dict)
         saved = [key for group in state_dict["param_groups"] for key in group["params"]]
         mine = [(p, group) for group in self.param_groups for p in group["params"]]
@@ -352,6 +361,13 @@ def check_number(name: str, value: Any, below: float = math.inf) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < below:
         limit = f" and below {below:g}" if below != math.inf else " and finite"
         raise ValueError(f"{name}={value!r} must be a number of at least 0{limit}.")
+
+
+def check_flags(group: dict[str, Any], *names: str, unset: bool = False) -> None:
+    """Raise a ValueError unless they are True or False, or None where they may be ``unset``."""
+    for name in names:
+        if not (isinstance(group[name], bool) or (unset and group[name] is None)):
+            raise ValueError(f"{name}={group[name]!r} must be True{',' if unset else ' or'} False{' or None' * unset}.")
 
 
 def check_bounds(name: str, value: Any) -> None:
