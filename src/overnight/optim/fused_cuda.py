@@ -33,19 +33,18 @@ def can(bucket: Bucket, group: dict[str, Any]) -> bool:
 
 def fits(group: dict[str, Any], layer: Layer) -> bool:
     """Whether these kernels are asked for and can work on the layer."""
-    w = layer.weight
-    return (
-        group["fused"] is True
-        and w.device.type in DEVICES
-        and group["blocks"] == 1
-        and group["variant"] != "lans"
-        and w.dtype in DTYPES
-        and layer.grad.dtype in DTYPES
-        and layer.state_dtype == torch.float32
-        and all(x.stride() == w.stride() or w.numel() == 0 for x in (layer.grad, *layer.state.values()))
-        and (w.is_contiguous() or dense(w).data_ptr() == w.data_ptr())  # no gaps
-        and _triton_is_installed()
-    )
+    if group["fused"] is not True or layer.weight.device.type not in DEVICES:
+        return False
+    dtypes = layer.weight.dtype in DTYPES and layer.grad.dtype in DTYPES and layer.state_dtype == torch.float32
+    known = group["blocks"] == 1 and group["variant"] != "lans"
+    return dtypes and known and _in_one_order(layer) and _triton_is_installed()
+
+
+def _in_one_order(layer: Layer) -> bool:
+    w, tensors = layer.weight, (layer.grad, *layer.state.values())
+    if w.is_contiguous() and all(x.is_contiguous() for x in tensors):
+        return True
+    return all(x.stride() == w.stride() for x in tensors) and dense(w).data_ptr() == w.data_ptr()  # no gaps
 
 
 @cache
