@@ -28,6 +28,7 @@ class Plan:
         ends: chunk after the last of each group of layers that fits into the cache.
         aligned: whether each group can be read 16 bytes at a time.
         kept: what a captured CUDA graph copies from and to.
+        spare: what the next graph will copy from.
     """
 
     sizes: Tensor
@@ -36,6 +37,7 @@ class Plan:
     ends: list[int]
     aligned: list[bool]
     kept: list[Tensor] = field(default_factory=list)
+    spare: list[Tensor] = field(default_factory=list)
 
 
 def plan_of(bucket: Bucket, addresses: Sequence[Sequence[int]], bytes_each: int, plans: dict[Any, Any]) -> Plan:
@@ -106,14 +108,21 @@ def send(
         ``pointers`` and ``numbers``.
     """
     layers = len(addresses)
-    host = torch.zeros(layers * 7, dtype=torch.int64, pin_memory=device.type == "cuda")
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    host = plan.spare.pop() if capturing and plan.spare else _pinned(layers * 7, device)
+    if numbers.device.type != "cpu" and not capturing and not plan.spare:
+        plan.spare.append(_pinned(layers * 7, device))  # allocating it within a capture may be an error
     host[: layers * 4].view(layers, 4)[:, : len(addresses[0])] = torch.tensor(addresses)
     if numbers.device.type == "cpu":
         host[layers * 4 :].view(torch.float64).copy_(numbers.reshape(-1))
     sent = host.to(device, non_blocking=True)
     if numbers.device.type == "cpu":
         numbers = sent[layers * 4 :].view(torch.float64).view(layers, 3)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if capturing:
         plan.kept += [host, sent]
     numbers[:, 0] *= lr.reshape(()) if isinstance(lr, Tensor) else lr
     return sent, numbers
+
+
+def _pinned(size: int, device: torch.device) -> Tensor:
+    return torch.zeros(size, dtype=torch.int64, pin_memory=device.type == "cuda")
