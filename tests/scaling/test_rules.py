@@ -159,6 +159,10 @@ def test_the_sentence_names_old_and_new_values_rule_and_source() -> None:
         ({"k": 1 / 512}, "k = 0.00195312 times batch 256 is no whole number"),
         ({"k": 1.001}, "k = 1.001 times batch 256 is no whole number"),
         ({"global_batch_size": 0}, "whole number of at least 1, not 0"),
+        ({"k": "4"}, "k must be a number above 0, not '4'"),
+        ({"global_batch_size": math.nan}, "whole number of at least 1, not nan"),
+        ({"global_batch_size": math.inf}, "whole number of at least 1, not inf"),
+        ({"global_batch_size": "512"}, "whole number of at least 1, not '512'"),
         ({"global_batch_size": 12.5}, "whole number of at least 1, not 12.5"),
     ],
 )
@@ -181,6 +185,12 @@ def test_other_refusals() -> None:
     [
         ({"lr": -1e-3}, "lr must be a number above 0, not -0.001"),
         ({"lr": math.nan}, "lr must be a number above 0, not nan"),
+        ({"lr": "fast"}, "lr must be a number, not 'fast'"),
+        ({"lr": None}, "lr must be"),
+        ({"lr": True}, "lr must be a number, not True"),
+        ({"global_batch_size": math.nan}, "global_batch_size must be a whole number of at least 1, not nan"),
+        ({"global_batch_size": math.inf}, "global_batch_size must be a whole number of at least 1, not inf"),
+        ({"betas": 0.9}, "betas must be two numbers"),
         ({"global_batch_size": 0}, "global_batch_size must be a whole number of at least 1, not 0"),
         ({"global_batch_size": 1.5}, "global_batch_size must be a whole number of at least 1, not 1.5"),
         ({"warmup_samples": -1}, "warmup_samples must be a number of at least 0, not -1"),

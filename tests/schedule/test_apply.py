@@ -341,6 +341,7 @@ def test_a_state_of_something_else_changes_nothing(state: dict[str, Any], said: 
         (partial(linear, warmup_samples=-1), {}, "warmup_samples must be a number of at least 0, not -1"),
         (partial(multistep, milestones=(30, 20)), {}, "milestones must rise"),
         (lambda progress: math.nan, {}, "The schedule gave a factor of nan at 0 samples"),
+        (lambda progress: None, {}, "The schedule gave a factor of None at 0 samples"),
         (lambda progress: -0.5, {}, "The schedule gave a factor of -0.5 at 0 samples"),
     ],
 )
@@ -368,5 +369,12 @@ def test_later_mistakes() -> None:
     with pytest.raises(ValueError, match="counts samples: step"):
         scheduler.step(3)
     optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
+    before = scheduler.state_dict()
     with pytest.raises(ValueError, match=r"3 parameter groups, and had 2 .* after the last add_param_group"):
         scheduler.step()
+    assert scheduler.state_dict() == before
+
+
+def test_what_is_no_optimizer_is_refused() -> None:
+    with pytest.raises(TypeError, match="Linear is not an Optimizer"):
+        apply(torch.nn.Linear(2, 2), linear, global_batch_size=10, total_samples=100)  # type: ignore[arg-type]

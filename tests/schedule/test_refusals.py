@@ -60,6 +60,8 @@ def test_a_warm_up_that_cannot_be(schedule: Schedule, wrong: Any) -> None:
         (partial(cosine_restarts, period_samples=9, end=2), "end must be a number from 0 to 1, not 2"),
         (partial(multistep, milestones=(20, 10)), "milestones must rise, and 10 comes after 20"),
         (partial(multistep, milestones=(20, 20)), "milestones must rise, and 20 comes after 20"),
+        (partial(multistep, milestones=20), "milestones must be a tuple of numbers, not 20"),
+        (partial(multistep, milestones="20"), "milestones must be a tuple of numbers, not '20'"),
         (partial(multistep, milestones=(-5, 20)), "milestones must be a number above 0, not -5"),
         (partial(multistep, milestones=(5, math.nan)), "milestones must be a number above 0, not nan"),
         (partial(multistep, milestones=(5,), gamma=0), "gamma must be a number above 0, not 0"),

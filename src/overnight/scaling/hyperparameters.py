@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,14 @@ class Hyperparameters:
     weight_decay: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("lr", "global_batch_size", "warmup_samples", "total_samples", "momentum", "eps", "weight_decay"):
+            value = getattr(self, name)
+            unset = value is None and name in ("total_samples", "momentum", "eps", "weight_decay")
+            if not unset and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise ValueError(f"{name} must be a number, not {value!r}.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"lr must be a number above 0, not {self.lr!r}.")
-        if self.global_batch_size != int(self.global_batch_size) or self.global_batch_size < 1:
+        if self.global_batch_size % 1 != 0 or self.global_batch_size < 1:
             raise ValueError(f"global_batch_size must be a whole number of at least 1, not {self.global_batch_size!r}.")
         if not (math.isfinite(self.warmup_samples) and self.warmup_samples >= 0):
             raise ValueError(f"warmup_samples must be a number of at least 0, not {self.warmup_samples!r}.")
@@ -48,7 +54,9 @@ class Hyperparameters:
             raise ValueError(
                 f"A warm-up of {self.warmup_samples:,.0f} samples is longer than the run of {self.total_samples:,.0f}."
             )
-        if self.betas is not None and not (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)):
+        if self.betas is not None and not (
+            isinstance(self.betas, (tuple, list)) and len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        ):
             raise ValueError(f"betas must be two numbers from 0 to below 1, not {self.betas!r}.")
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be a number from 0 to below 1, not {self.momentum!r}.")

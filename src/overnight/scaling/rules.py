@@ -6,6 +6,7 @@ as for k > 1. None of them is a law: docs/scaling.md says when each fails.
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from overnight.scaling.hyperparameters import Hyperparameters
 
@@ -149,10 +150,10 @@ def _factor(baseline: Hyperparameters, k: float | None, global_batch_size: int |
         raise ValueError("Give either k or global_batch_size.")
     if k is None:
         assert global_batch_size is not None
-        if global_batch_size != int(global_batch_size) or global_batch_size < 1:
+        if not isinstance(global_batch_size, Real) or global_batch_size % 1 != 0 or global_batch_size < 1:
             raise ValueError(f"global_batch_size must be a whole number of at least 1, not {global_batch_size!r}.")
         return global_batch_size / baseline.global_batch_size, global_batch_size
-    if not (math.isfinite(k) and k > 0):
+    if not (isinstance(k, Real) and math.isfinite(k) and k > 0):
         raise ValueError(f"k must be a number above 0, not {k!r}.")
     batch = round(baseline.global_batch_size * k)
     if batch < 1 or not math.isclose(batch, baseline.global_batch_size * k, rel_tol=1e-9):

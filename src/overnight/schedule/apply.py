@@ -4,6 +4,7 @@ import math
 import weakref
 from collections.abc import Mapping
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -86,6 +87,8 @@ class ProgressLR(LambdaLR):
         above_zero(global_batch_size=global_batch_size)
         if total_samples != math.inf:
             above_zero(total_samples=total_samples)
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer.")
         if not callable(schedule):
             raise ValueError(f"schedule must be a function of Progress, not {schedule!r}.")
         longest = _longest_warmup(schedule)
@@ -128,7 +131,7 @@ class ProgressLR(LambdaLR):
 
     def _factor(self, _: int) -> float:
         factor = self.schedule(Progress(self.samples, self.global_batch_size, self.total_samples))
-        if not 0 <= factor < math.inf:
+        if not isinstance(factor, (Real, torch.Tensor)) or not 0 <= factor < math.inf:
             raise ValueError(f"The schedule gave a factor of {factor!r} at {self.samples:g} samples.")
         return factor
 
@@ -148,9 +151,14 @@ class ProgressLR(LambdaLR):
         if self._skipped():
             self.skipped += 1
         else:
-            self.samples += self.global_batch_size
+            before = self.samples
+            self.samples = before + self.global_batch_size
+            try:
+                self._set_rates()
+            except Exception:
+                self.samples = before
+                raise
             self.last_epoch += 1
-            self._set_rates()
         self._stepped, self._found_inf = False, None
         if self.scaler is not None:
             self._scale = self.scaler.get_scale()

@@ -58,6 +58,8 @@ def fraction(**settings: float) -> None:
 
 def rising(name: str, samples: Sequence[float]) -> None:
     """Refuse positions in the run that are not above 0 and rising."""
+    if isinstance(samples, str) or not isinstance(samples, Sequence):
+        raise ValueError(f"{name} must be a tuple of numbers, not {samples!r}.")
     for value in samples:
         above_zero(**{name: value})
     for earlier, later in pairwise(samples):
