@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overnight.nn.fast.packed import PackedMatrix
+from overnight.nn.fast.packed import PackedMatrix, transposed_product
 from overnight.nn.gates import FoldedDense, FoldedFactorized, FoldedGrouped, FoldedMultiplicative
 
 
@@ -79,7 +79,7 @@ class FastDense(FastMap):
         return self.dz_to_h(dp_BP)
 
     def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
-        return [rows(dp_TBP).t() @ rows(h_TBN) if wanted[0] else None]
+        return [transposed_product(rows(dp_TBP), rows(h_TBN)) if wanted[0] else None]
 
 
 class FastMultiplicative(FastMap):
@@ -117,8 +117,8 @@ class FastMultiplicative(FastMap):
     def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
         gates = self.weights[1].shape[0]
         return [
-            rows(self.dq).t() @ rows(h_TBN) if wanted[0] else None,
-            rows(dp_TBP)[:, :gates].t() @ rows(self.m) if wanted[1] else None,
+            transposed_product(rows(self.dq), rows(h_TBN)) if wanted[0] else None,
+            transposed_product(rows(dp_TBP)[:, :gates], rows(self.m)) if wanted[1] else None,
         ]
 
 
@@ -148,8 +148,8 @@ class FastFactorized(FastMap):
     def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
         dz = rows(self.dz)
         return [
-            rows(dp_TBP).t() @ rows(h_TBN) if wanted[0] else None,
-            dz.t() @ rows(self.s) if wanted[1] else None,
+            transposed_product(rows(dp_TBP), rows(h_TBN)) if wanted[0] else None,
+            transposed_product(dz, rows(self.s)) if wanted[1] else None,
             dz.sum(0, dtype=torch.promote_types(dz.dtype, torch.float32)).to(dz.dtype) if wanted[2] else None,
         ]
 

@@ -47,6 +47,21 @@ class PackedMatrix:
         return total
 
 
+def transposed_product(a_BO: Tensor, b_BI: Tensor) -> Tensor:
+    """aᵀ b, as a weight gradient wants it.
+
+    In float32 by oneDNN where it is there: on an AMD CPU, whose plain product is another library's, that is 1.4 to 1.7
+    times as fast; in bf16 the plain product is (docs/results.md).
+
+    >>> transposed_product(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]]))
+    tensor([[11.]])
+    """
+    if a_BO.dtype != torch.float32 or not (len(a_BO) and can_pack(a_BO) and can_pack(b_BI)):
+        return a_BO.t() @ b_BI
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a_BO.t(), b_BI.t(), None, "none", [], "")
+    return product
+
+
 def can_pack(weight: Tensor) -> bool:
     """Whether oneDNN, as this torch was built, packs such a weight."""
     if weight.device.type != "cpu" or weight.dtype not in PACKED_DTYPES or not weight.numel():

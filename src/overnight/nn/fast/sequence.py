@@ -15,7 +15,7 @@ from torch import Tensor
 
 from overnight.nn.fast.cell import EagerCell
 from overnight.nn.fast.maps import FastMap, fast_map, over_time, rows
-from overnight.nn.fast.packed import PackedMatrix
+from overnight.nn.fast.packed import PackedMatrix, transposed_product
 
 
 def serves(folded: object) -> bool:
@@ -72,7 +72,7 @@ class _Sequence(torch.autograd.Function):
         h[0], c[0] = h0_BN, c0_BH
         map_ = kind(weights)
         map_.begin(p_TBP, h0_BN, keep)
-        cell = EagerCell(c0_BH)
+        cell = EagerCell(c0_BH, p_TBP.dtype)
         project = PackedMatrix(projection_NH, len(h0_BN)) if projection_NH is not None else None
         ps, hs, cs, zs, ys = p_TBP.unbind(0), h.unbind(0), c.unbind(0), z.unbind(0), y.unbind(0)
         for t in range(time):
@@ -95,7 +95,7 @@ class _Sequence(torch.autograd.Function):
         map_ = ctx.kind(weights)
         map_.saved = rest[ctx.weights :]
         map_.begin_backward(p_TBP, h[0], z)
-        cell = EagerCell(c[0])
+        cell = EagerCell(c[0], p_TBP.dtype)
         dh_to_y = PackedMatrix(projection_NH.t(), batch) if projection_NH is not None else None
         dp = torch.empty_like(p_TBP, memory_format=torch.contiguous_format)
         dhs = torch.empty_like(h[1:]) if projection_NH is not None else None
@@ -115,7 +115,7 @@ class _Sequence(torch.autograd.Function):
                 dc.mul_(masks[t])
         wanted: Sequence[bool] = ctx.needs_input_grad[6:]
         dw = map_.weight_gradients(dp, _inputs(h, masks), wanted[1:])
-        dprojection = rows(dhs).t() @ rows(y) if dhs is not None and wanted[0] else None
+        dprojection = transposed_product(rows(dhs), rows(y)) if dhs is not None and wanted[0] else None
         return None, None, None, dp, dh_next, dc, dprojection, *dw
 
 
