@@ -1,5 +1,8 @@
 """Every trained parameter is claimed once, by the rule that says so."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -60,6 +63,7 @@ def test_a_shared_parameter_answers_to_all_its_names() -> None:
         ((Rule({"adapt": False}, names=("norm.*", "nrom.*")),), "The pattern 'nrom.*' of rule 0 matches no trained"),
         ((Rule({"adapt": False}, names=("norm.bias",)),), "matches no trained parameter"),
         ((Rule({"adapt": False}, modules=(nn.Conv2d,)),), "Rule 0 is for Conv2d, and no such module"),
+        ((Rule({"adapt": False}, names=("rnn.weight_*",), max_ndim=1),), "Rule 0 .* none meets all its conditions"),
         ((*EXCLUDED, Rule({"adapt": True}, names=("norm.*",))), r"Rule 2 .* decides nothing: earlier rules do \(1-D\)"),
     ],
 )
@@ -74,6 +78,21 @@ def test_module_types_need_the_module() -> None:
         param_groups(Model().named_parameters(), (rule,))
     with pytest.raises(ValueError, match="must be a tuple of patterns"):
         Rule({}, names="norm.*")
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: Rule({}, modules=nn.LSTM), "modules=LSTM must be a tuple of types"),  # type: ignore[arg-type]
+        (lambda: Rule("adapt"), "settings='adapt' must be a dict"),  # type: ignore[arg-type]
+        (lambda: param_groups(Model(), Rule({"adapt": False})), "must be a tuple of Rule"),  # type: ignore[arg-type]
+        (lambda: param_groups(Model(), ({"adapt": False},)), "must be a tuple of Rule"),  # type: ignore[arg-type,list-item]
+        (lambda: param_groups(Model().parameters()), r"give the module, or its named_parameters\(\)"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_of_another_kind_is_refused(ask: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ask()
 
 
 def test_nothing_to_train() -> None:

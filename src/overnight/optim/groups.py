@@ -35,6 +35,10 @@ class Rule:
     def __post_init__(self) -> None:
         if isinstance(self.names, str):
             raise ValueError(f"names={self.names!r} must be a tuple of patterns.")
+        if isinstance(self.modules, type):
+            raise ValueError(f"modules={self.modules.__name__} must be a tuple of types.")
+        if not isinstance(self.settings, Mapping):
+            raise ValueError(f"settings={self.settings!r} must be a dict, such as {{'weight_decay': 0.0}}.")
 
     @property
     def reason(self) -> str:
@@ -104,14 +108,16 @@ def param_groups(
         settings: for what no rule decides, such as ``weight_decay=0.01``.
 
     Raises:
-        ValueError: for a pattern or module type that matches no parameter, a rule that others leave nothing to decide,
-            or a model without trained parameters.
+        ValueError: for a pattern or module type that matches no parameter, a rule with either that no parameter meets
+            or that others leave nothing to decide, or a model without trained parameters.
 
     >>> model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
     >>> groups = param_groups(model, weight_decay=0.01)
     >>> [(group["param_names"], group["weight_decay"], group.get("adapt", True)) for group in groups]
     [(['0.weight'], 0.01, True), (['0.bias', '1.weight', '1.bias'], 0.0, False)]
     """
+    if not isinstance(rules, Sequence) or not all(isinstance(rule, Rule) for rule in rules):
+        raise ValueError(f"rules={rules!r} must be a tuple of Rule.")
     every = list(_members(model))
     members = [member for member in every if member.parameter.requires_grad]
     if not members:
@@ -132,7 +138,10 @@ def _members(model: nn.Module | Iterable[tuple[str, Tensor]]) -> Iterator[_Membe
             for name, parameter in module.named_parameters(recurse=False):
                 owners.setdefault(parameter, []).append((f"{prefix}.{name}" if prefix else name, module))
     else:
-        for name, parameter in model:
+        for pair in model:
+            if not isinstance(pair, tuple):
+                raise ValueError("Parameters come without names; give the module, or its named_parameters().")
+            name, parameter = pair
             owners.setdefault(parameter, []).append((name, None))
     for parameter, found in owners.items():
         modules = tuple(module for _, module in found if module is not None)
@@ -149,6 +158,8 @@ def _apply(rule: Rule, number: int, members: Sequence[_Member], has_modules: boo
         if not any(isinstance(module, kind) for member in members for module in member.modules):
             raise ValueError(f"Rule {number} is for {kind.__name__}, and no such module holds a trained parameter.")
     matching = [member for member in members if _meets(rule, member)]
+    if not matching and (rule.names or rule.modules):
+        raise ValueError(f"Rule {number} ({rule.reason}) matches no trained parameter: none meets all its conditions.")
     decided = 0
     for member in matching:
         for name, value in rule.settings.items():
