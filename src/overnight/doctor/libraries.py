@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 OPTIONAL = (
     ("jinja2", "report", "the report's page"),
     ("tensorboard", "track", "TensorBoard logs (--tensorboard)"),
+    ("triton", "gpu", "fused kernels on CUDA"),
     ("zstandard", "zstd", "reading .zst files"),
 )
 
@@ -39,4 +40,6 @@ def installed_version(distribution: str) -> str | None:
 
 def _applies(name: str) -> bool:
     # Python 3.14 reads Zstandard by itself.
+    if name == "triton":
+        return sys.platform == "linux"
     return name != "zstandard" or sys.version_info < (3, 14)
