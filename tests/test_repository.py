@@ -88,7 +88,7 @@ def test_optional_libraries_are_imported_only_inside_functions() -> None:
         if path not in kernels and optional & top_level_imports(path)
     } == {}
     for path in kernels:
-        assert optional & top_level_imports(path) == {"triton"}
+        assert optional & top_level_imports(path) <= {"triton"}
     for path in modules():
         assert not re.search(r"^(?:import|from) .*triton_kernels", path.read_text(), re.MULTILINE), path
 
