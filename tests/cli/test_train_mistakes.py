@@ -46,6 +46,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     ("words", "expected"),
     [
         ("--preset huge", "There is no preset 'huge'. Choose one of laptop, ten-minutes, 512, 1024"),
+        ("--lr -1", "A rate of -1 cannot work. Take --lr above 0, or leave it to the preset."),
+        ("--lr 0", "A rate of 0 cannot work."),
+        ("--lr nan --optimizer lamb", "A rate of nan cannot work."),
         ("--epochs nan", "epochs=nan cannot work. It must be a number above 0."),
         ("--minutes -1", "minutes=-1.0 cannot work. It must be a number above 0."),
         ("--seed -1", "seed=-1 cannot work. It must be a whole number of at least 0."),

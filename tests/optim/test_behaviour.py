@@ -9,6 +9,7 @@ from optim.trajectories import PATHS, expected, watch
 from torch import Tensor, nn
 
 from overnight.optim import LAMB, LARS
+from overnight.optim.groups import EXCLUDED, Rule, param_groups
 
 KINDS = pytest.mark.parametrize("kind", [LAMB, LARS])
 ALL_PATHS = pytest.mark.parametrize("path", PATHS)
@@ -28,6 +29,24 @@ def parameter(*shape: int, seed: int = 0, scale: float = 1.0, dtype: torch.dtype
     p = nn.Parameter((scale * torch.randn(shape, generator=generator)).to(dtype))
     p.grad = torch.randn(shape, generator=generator).to(dtype)
     return p
+
+
+def test_lars_at_a_large_rate_needs_a_smaller_one_for_what_it_does_not_adapt() -> None:
+    def last_loss(rules: tuple[Rule, ...]) -> float:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4))
+        x = torch.randn(256, 8)
+        y = (x @ torch.randn(8, 4)).argmax(1)
+        optimizer = LARS(param_groups(model, rules, weight_decay=1e-3), lr=20.0)
+        for _ in range(100):
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    assert last_loss((Rule({"lr": 0.1}, max_ndim=1), *EXCLUDED)) < 0.1
+    assert last_loss(EXCLUDED) > 1
 
 
 @KINDS

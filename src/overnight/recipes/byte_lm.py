@@ -1,6 +1,7 @@
 """The byte-level language model of Puri et al. 2018, from a laptop to the paper's own job."""
 
 import difflib
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -135,6 +136,8 @@ def _scaled(
     base = PRESETS[preset]
     if batch < 1:
         raise UserError(f"A batch of {batch} cannot work.", "Take at least 1.")
+    if lr is not None and not 0 < lr < math.inf:
+        raise UserError(f"A rate of {lr:g} cannot work.", "Take --lr above 0, or leave it to the preset.")
     baseline = rules.Hyperparameters(
         lr=_tuned_lr(base, preset, optimizer) if lr is None else lr,
         global_batch_size=base.batch,
