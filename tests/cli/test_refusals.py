@@ -128,7 +128,7 @@ def test_bad_settings(refused: Refused, corpus: Path, setting: str, said: str) -
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (("--lr=-1",), "does not accept its settings: Invalid learning rate: -1.0"),
+        (("--lr=-1",), "A rate of -1 cannot work. Take --lr above 0"),
         (("--preset", "labtop"), "There is no preset 'labtop'. Did you mean laptop?"),
         (("--optimizer", "adamm"), "There is no optimizer 'adamm'. Did you mean adam"),
         (("--batch-size", "0"), "A batch of 0 cannot work. Take at least 1."),

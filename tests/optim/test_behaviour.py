@@ -32,21 +32,25 @@ def parameter(*shape: int, seed: int = 0, scale: float = 1.0, dtype: torch.dtype
 
 
 def test_lars_at_a_large_rate_needs_a_smaller_one_for_what_it_does_not_adapt() -> None:
-    def last_loss(rules: tuple[Rule, ...]) -> float:
+    def losses(rules: tuple[Rule, ...]) -> list[float]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4))
         x = torch.randn(256, 8)
         y = (x @ torch.randn(8, 4)).argmax(1)
         optimizer = LARS(param_groups(model, rules, weight_decay=1e-3), lr=20.0)
+        found = []
         for _ in range(100):
             loss = nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        return loss.item()
+            found.append(loss.item())
+        return found
 
-    assert last_loss((Rule({"lr": 0.1}, max_ndim=1), *EXCLUDED)) < 0.1
-    assert last_loss(EXCLUDED) > 1
+    own = losses((Rule({"lr": 0.1}, max_ndim=1), *EXCLUDED))  # from 1.39, of four classes
+    assert max(own) < 1.5
+    assert own[-1] < 0.1
+    assert max(losses(EXCLUDED)) > 5
 
 
 @KINDS
