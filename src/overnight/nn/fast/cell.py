@@ -28,15 +28,24 @@ class EagerCell:
         batch, hidden = c_BH.shape
         self.gates, self.dgates = c_BH.new_empty(batch, 4 * hidden), c_BH.new_empty(batch, 4 * hidden)
         self.hidden = hidden
-        self.tanh, self.scratch = torch.empty_like(c_BH), torch.empty_like(c_BH)
+        self.tanh, self.scratch, self.dy = (torch.empty_like(c_BH) for _ in range(3))
 
-    def forward(self, z: Tensor, c_last_BH: Tensor, c_out_BH: Tensor, z_out_BG: Tensor, y_out_BH: Tensor) -> None:
+    def forward(
+        self,
+        z: Tensor,
+        c_last_BH: Tensor,
+        c_out_BH: Tensor,
+        z_out_BG: Tensor,
+        y_out_BH: Tensor,
+        keep_B1: Tensor | None = None,
+    ) -> None:
         """Write the new c, the activated gates (which the backward wants in the place of z) and y.
 
         Args:
             z: pre-activations, [B, 4H] or any shape of as many elements in that order.
-            c_last_BH: before the step.
+            c_last_BH: before the step, without the resets.
             c_out_BH, z_out_BG, y_out_BH: written to.
+            keep_B1: 0 where c is reset before the step, else 1; None where nowhere.
         """
         gates = self.gates
         gates.view(z.shape).copy_(z)
@@ -50,29 +59,43 @@ class EagerCell:
             g.tanh_()
             o.sigmoid_()
         z_out_BG.copy_(gates)
-        torch.mul(f, c_last_BH, out=c_out_BH)
+        torch.mul(f, c_last_BH if keep_B1 is None else c_last_BH * keep_B1, out=c_out_BH)
         c_out_BH.add_(torch.mul(i, g, out=self.scratch))
         self._tanh(c_out_BH)
         y_out_BH.copy_(self.tanh.mul_(o))
 
-    def backward(self, z_BG: Tensor, c_last_BH: Tensor, c_BH: Tensor, dy_BH: Tensor, dc_BH: Tensor) -> Tensor:
-        """The gradient of the pre-activations, [B, 4H] in c's dtype; valid until the next call.
+    def backward(
+        self,
+        z_BG: Tensor,
+        c_last_BH: Tensor,
+        c_BH: Tensor,
+        dy_BH: Tensor,
+        dy_more_BH: Tensor | None,
+        dc_BH: Tensor,
+        dz: Tensor,
+        keep_B1: Tensor | None = None,
+    ) -> None:
+        """Write the gradient of the pre-activations.
 
         Args:
             z_BG: activated gates of the step.
-            c_last_BH, c_BH: before and after the step.
-            dy_BH: gradient of y, in c's dtype; used up.
+            c_last_BH, c_BH: before the step, without the resets, and after it.
+            dy_BH, dy_more_BH: whose sum is the gradient of y.
             dc_BH: gradient of the new c from the steps after; becomes that of the last c.
+            dz: written to, [B, 4H] or any shape of as many elements in that order; may share z's memory.
+            keep_B1: as in the forward.
         """
-        gates, dgates, hidden = self.gates, self.dgates, self.hidden
+        gates, dgates, hidden, dy = self.gates, self.dgates, self.hidden, self.dy.copy_(dy_BH)
+        if dy_more_BH is not None:
+            dy.add_(dy_more_BH)
         gates.copy_(z_BG)
         i, f, g, o = gates.split(hidden, dim=1)
         di, df, dg, do = dgates.split(hidden, dim=1)
         self._tanh(c_BH)
-        torch.mul(dy_BH, self.tanh, out=do)
-        torch.mul(dy_BH, o, out=self.scratch)
-        dc_BH.add_(tanh_backward(self.scratch, self.tanh, grad_input=dy_BH))
-        torch.mul(dc_BH, c_last_BH, out=df)
+        torch.mul(dy, self.tanh, out=do)
+        torch.mul(dy, o, out=self.scratch)
+        dc_BH.add_(tanh_backward(self.scratch, self.tanh, grad_input=dy))
+        torch.mul(dc_BH, c_last_BH if keep_B1 is None else c_last_BH * keep_B1, out=df)
         torch.mul(dc_BH, g, out=di)
         torch.mul(dc_BH, i, out=self.scratch)
         sigmoid_backward(do, o, grad_input=do)
@@ -80,7 +103,22 @@ class EagerCell:
         sigmoid_backward(both, gates[:, : 2 * hidden], grad_input=both)
         tanh_backward(self.scratch, g, grad_input=dg)
         dc_BH.mul_(f)
-        return dgates
+        if keep_B1 is not None:
+            dc_BH.mul_(keep_B1)
+        dz.copy_(dgates.view(dz.shape))
+
+    def scale(self, q_BH: Tensor, p_BH: Tensor, m_out_BH: Tensor) -> None:
+        """m = p ⊙ q."""
+        torch.mul(q_BH, p_BH, out=m_out_BH)
+
+    def scale_backward(self, dm_BH: Tensor, p_BH: Tensor, q_BH: Tensor, dq_BH: Tensor, dp_BH: Tensor) -> None:
+        """dq = dm ⊙ p;  dp = dm ⊙ q."""
+        torch.mul(dm_BH, p_BH, out=dq_BH)
+        torch.mul(dm_BH, q_BH, out=dp_BH)
+
+    def tensors(self) -> list[Tensor]:
+        """The cell's own buffers."""
+        return [own for own in vars(self).values() if isinstance(own, Tensor)]
 
     def _tanh(self, c_BH: Tensor) -> None:
         if self.narrow:

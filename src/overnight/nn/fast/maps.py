@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overnight.nn.fast.cell import EagerCell
 from overnight.nn.fast.packed import PackedMatrix, transposed_product
+from overnight.nn.fast.triton_cell import TritonCell
 from overnight.nn.gates import FoldedDense, FoldedFactorized, FoldedGrouped, FoldedMultiplicative
 
 
@@ -32,14 +34,15 @@ class FastMap:
 
     Attributes:
         weights: of this call.
+        cell: for what a map has of pointwise work.
         saved: what the backward needs beside p, the gates and h.
     """
 
     weights: Sequence[Tensor]
     saved: list[Tensor]
 
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        self.weights, self.saved = weights, []
+    def __init__(self, weights: Sequence[Tensor], cell: EagerCell | TritonCell) -> None:
+        self.weights, self.cell, self.saved = weights, cell, []
 
     def begin(self, p_TBP: Tensor, h_BN: Tensor, keep: bool) -> None:
         """Before the loop forward."""
@@ -53,9 +56,17 @@ class FastMap:
         """Before the loop backward; the gates of a step may be written over once they are used."""
         raise NotImplementedError
 
-    def back(self, t: int, p_BP: Tensor, dz_BG: Tensor, dp_BP: Tensor) -> Tensor:
-        """From the gradient of z: write p's, return that of h before the step."""
+    def dz(self, t: int, dp_BP: Tensor) -> Tensor:
+        """Where the gradient of z is to be written, [B, 4H] or [B, 4, K, H/K]: in p's, where it has a place there."""
         raise NotImplementedError
+
+    def back(self, t: int, p_BP: Tensor, dp_BP: Tensor) -> Tensor:
+        """From the gradient of z: write what is missing of p's, return that of h before the step."""
+        raise NotImplementedError
+
+    def tensors(self) -> list[Tensor]:
+        """All that a loop reads and writes through the map, but p and its gradient."""
+        return [*self.weights, *self.saved, *(own for own in vars(self).values() if isinstance(own, Tensor))]
 
     def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
         """One product over all T·B rows each; h is what went into the steps."""
@@ -74,8 +85,10 @@ class FastDense(FastMap):
     def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
         self.dz_to_h = PackedMatrix(self.weights[0].t(), len(h_BN))
 
-    def back(self, t: int, p_BP: Tensor, dz_BG: Tensor, dp_BP: Tensor) -> Tensor:
-        dp_BP.copy_(dz_BG)
+    def dz(self, t: int, dp_BP: Tensor) -> Tensor:
+        return dp_BP
+
+    def back(self, t: int, p_BP: Tensor, dp_BP: Tensor) -> Tensor:
         return self.dz_to_h(dp_BP)
 
     def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -96,7 +109,7 @@ class FastMultiplicative(FastMap):
         gates = self.weights[1].shape[0]
         q_BH, m_BH = self.q[t], self.m[t]
         q_BH.copy_(self.h_to_q(h_BN))
-        torch.mul(q_BH, p_BP[:, gates:], out=m_BH)
+        self.cell.scale(q_BH, p_BP[:, gates:], m_BH)
         return self.m_to_z.add(p_BP[:, :gates], m_BH)
 
     def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
@@ -105,13 +118,13 @@ class FastMultiplicative(FastMap):
         self.dq = torch.empty_like(self.q)
         self.dz_to_m, self.dq_to_h = PackedMatrix(w_mg_GH.t(), len(h_BN)), PackedMatrix(w_hm_HN.t(), len(h_BN))
 
-    def back(self, t: int, p_BP: Tensor, dz_BG: Tensor, dp_BP: Tensor) -> Tensor:
-        gates = dz_BG.shape[1]
-        dp_BG, dq_BH = dp_BP[:, :gates], self.dq[t]
-        dp_BG.copy_(dz_BG)
-        dm_BH = self.dz_to_m(dp_BG)
-        torch.mul(dm_BH, p_BP[:, gates:], out=dq_BH)
-        torch.mul(dm_BH, self.q[t], out=dp_BP[:, gates:])
+    def dz(self, t: int, dp_BP: Tensor) -> Tensor:
+        return dp_BP[:, : self.weights[1].shape[0]]
+
+    def back(self, t: int, p_BP: Tensor, dp_BP: Tensor) -> Tensor:
+        gates, dq_BH = self.weights[1].shape[0], self.dq[t]
+        dm_BH = self.dz_to_m(dp_BP[:, :gates])
+        self.cell.scale_backward(dm_BH, p_BP[:, gates:], self.q[t], dq_BH, dp_BP[:, gates:])
         return self.dq_to_h(dq_BH)
 
     def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -137,16 +150,19 @@ class FastFactorized(FastMap):
 
     def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
         w_hs_RN, w_sz_GR, _ = self.weights
-        (self.s,), self.dz = self.saved, z_TBG
+        # p is r wide, so dz has no place of its own: it takes that of the gates, which the step no longer needs
+        (self.s,), self.dz_TBG = self.saved, z_TBG
         self.dz_to_s, self.ds_to_h = PackedMatrix(w_sz_GR.t(), len(h_BN)), PackedMatrix(w_hs_RN.t(), len(h_BN))
 
-    def back(self, t: int, p_BP: Tensor, dz_BG: Tensor, dp_BP: Tensor) -> Tensor:
-        # p is r wide, so dz has no place of its own: it takes that of the gates, which the step no longer needs
-        dp_BP.copy_(self.dz_to_s(self.dz[t].copy_(dz_BG)))
+    def dz(self, t: int, dp_BP: Tensor) -> Tensor:
+        return self.dz_TBG[t]
+
+    def back(self, t: int, p_BP: Tensor, dp_BP: Tensor) -> Tensor:
+        dp_BP.copy_(self.dz_to_s(self.dz_TBG[t]))
         return self.ds_to_h(dp_BP)
 
     def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
-        dz = rows(self.dz)
+        dz = rows(self.dz_TBG)
         return [
             transposed_product(rows(dp_TBP), rows(h_TBN)) if wanted[0] else None,
             transposed_product(dz, rows(self.s)) if wanted[1] else None,
@@ -168,11 +184,12 @@ class FastGrouped(FastMap):
     def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
         self.dz_to_h_KMN = self.weights[0].contiguous()
 
-    def back(self, t: int, p_BP: Tensor, dz_BG: Tensor, dp_BP: Tensor) -> Tensor:
+    def dz(self, t: int, dp_BP: Tensor) -> Tensor:
         groups, gates, _ = self.dz_to_h_KMN.shape
-        batch = len(dz_BG)
-        by_group = (batch, groups, 4, gates // 4)
-        dp_BP.view(by_group).copy_(dz_BG.view(batch, 4, groups, gates // 4).transpose(1, 2))
+        return dp_BP.view(len(dp_BP), groups, 4, gates // 4).transpose(1, 2)
+
+    def back(self, t: int, p_BP: Tensor, dp_BP: Tensor) -> Tensor:
+        groups, batch = len(self.dz_to_h_KMN), len(dp_BP)
         dh_KBN = torch.bmm(self._split(dp_BP, groups), self.dz_to_h_KMN)
         return dh_KBN.transpose(0, 1).reshape(batch, -1)
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overnight.nn.fast.cell import EagerCell
+from overnight.nn.fast.graphed import run_loop
 from overnight.nn.fast.maps import FastMap, fast_map, over_time, rows
 from overnight.nn.fast.packed import PackedMatrix, transposed_product
+from overnight.nn.fast.triton_cell import cell_for
 
 
 def serves(folded: object) -> bool:
@@ -70,15 +71,21 @@ class _Sequence(torch.autograd.Function):
         z = over_time(h0_BN, time, 4 * hidden, keep)  # the activated gates
         y = over_time(h0_BN, time, hidden, keep) if projection_NH is not None else h[1:]
         h[0], c[0] = h0_BN, c0_BH
-        map_ = kind(weights)
+        cell = cell_for(p_TBP, c0_BH)
+        map_ = kind(weights, cell)
         map_.begin(p_TBP, h0_BN, keep)
-        cell = EagerCell(c0_BH, p_TBP.dtype)
         project = PackedMatrix(projection_NH, len(h0_BN)) if projection_NH is not None else None
         ps, hs, cs, zs, ys = p_TBP.unbind(0), h.unbind(0), c.unbind(0), z.unbind(0), y.unbind(0)
-        for t in range(time):
-            cell.forward(map_.z(t, ps[t], _masked(hs[t], masks[t])), _masked(cs[t], masks[t]), cs[t + 1], zs[t], ys[t])
-            if project is not None:
-                hs[t + 1].copy_(project(ys[t]))
+
+        def loop() -> None:
+            for t in range(time):
+                z_BG = map_.z(t, ps[t], _masked(hs[t], masks[t]))
+                cell.forward(z_BG, cs[t], cs[t + 1], zs[t], ys[t], masks[t])
+                if project is not None:
+                    hs[t + 1].copy_(project(ys[t]))
+
+        used = (p_TBP, h, c, z, y, masks[0], projection_NH, *map_.tensors(), *cell.tensors())
+        run_loop(f"the forward of {kind.__name__}", loop, used)
         if keep:
             ctx.save_for_backward(p_TBP, projection_NH, h, c, z, y, *weights, *map_.saved)
             ctx.kind, ctx.masks, ctx.weights = kind, masks, len(weights)
@@ -92,31 +99,32 @@ class _Sequence(torch.autograd.Function):
         p_TBP, projection_NH, h, c, z, y, *rest = ctx.saved_tensors
         weights, masks = rest[: ctx.weights], ctx.masks
         time, batch = len(z), z.shape[1]
-        map_ = ctx.kind(weights)
+        cell = cell_for(p_TBP, c[0])
+        map_: FastMap = ctx.kind(weights, cell)
         map_.saved = rest[ctx.weights :]
         map_.begin_backward(p_TBP, h[0], z)
-        cell = EagerCell(c[0], p_TBP.dtype)
         dh_to_y = PackedMatrix(projection_NH.t(), batch) if projection_NH is not None else None
         dp = torch.empty_like(p_TBP, memory_format=torch.contiguous_format)
         dhs = torch.empty_like(h[1:]) if projection_NH is not None else None
-        dh_next, dc = torch.zeros_like(h[0]), dc_BH.to(c.dtype).clone()
-        dy = torch.empty_like(dc)
+        dh0, dc = torch.empty_like(h[0]), dc_BH.to(c.dtype, memory_format=torch.contiguous_format, copy=True)
         ps, cs, zs, dps, outs = p_TBP.unbind(0), c.unbind(0), z.unbind(0), dp.unbind(0), dh_TBN.unbind(0)
-        for t in reversed(range(time)):
-            if dh_to_y is not None and dhs is not None:
-                dh_next = torch.add(outs[t], dh_next, out=dhs[t])
-                dy.copy_(dh_to_y(dh_next))
-            else:
-                dy.copy_(outs[t]).add_(dh_next)
-            dz = cell.backward(zs[t], _masked(cs[t], masks[t]), cs[t + 1], dy, dc)
-            dh_next = map_.back(t, ps[t], dz, dps[t])
-            if masks[t] is not None:
-                dh_next = dh_next * masks[t]
-                dc.mul_(masks[t])
+
+        def loop() -> None:
+            dh_next = torch.zeros_like(dh0)
+            for t in reversed(range(time)):
+                dy: tuple[Tensor, Tensor | None] = outs[t], dh_next
+                if dh_to_y is not None and dhs is not None:
+                    dy = dh_to_y(torch.add(outs[t], dh_next, out=dhs[t])), None
+                cell.backward(zs[t], cs[t], cs[t + 1], *dy, dc, map_.dz(t, dps[t]), masks[t])
+                dh_next = _masked(map_.back(t, ps[t], dps[t]), masks[t])
+            dh0.copy_(dh_next)
+
+        used = (p_TBP, dh_TBN, h, c, z, dp, dhs, dh0, dc, masks[0], projection_NH, *map_.tensors(), *cell.tensors())
+        run_loop(f"the backward of {ctx.kind.__name__}", loop, used)
         wanted: Sequence[bool] = ctx.needs_input_grad[6:]
         dw = map_.weight_gradients(dp, _inputs(h, masks), wanted[1:])
         dprojection = transposed_product(rows(dhs), rows(y)) if dhs is not None and wanted[0] else None
-        return None, None, None, dp, dh_next, dc, dprojection, *dw
+        return None, None, None, dp, dh0, dc, dprojection, *dw
 
 
 def _masked(x: Tensor, mask_B1: Tensor | None) -> Tensor:
