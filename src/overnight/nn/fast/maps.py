@@ -191,7 +191,7 @@ class FastGrouped(FastMap):
     def back(self, t: int, p_BP: Tensor, dp_BP: Tensor) -> Tensor:
         groups, batch = len(self.dz_to_h_KMN), len(dp_BP)
         dh_KBN = torch.bmm(self._split(dp_BP, groups), self.dz_to_h_KMN)
-        return dh_KBN.transpose(0, 1).reshape(batch, -1)
+        return dh_KBN.transpose(0, 1).reshape(batch, groups * dh_KBN.shape[2])
 
     def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
         groups = self.weights[0].shape[0]
