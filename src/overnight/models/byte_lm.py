@@ -33,9 +33,10 @@ class ByteLM(nn.Module):
         init: initial values of the recurrent weights (see ``overnight.nn.init``).
         forget_bias: initial bias of the forget gate; the paper has 0.
         path: how the recurrence runs (see ``overnight.nn.recurrence.Recurrent``).
+        chunk: steps whose activations are kept at once: less memory, more time (see the same); None keeps all.
 
     Raises:
-        UserError: if a size is less than 1, or ``init`` or ``path`` is not known.
+        UserError: if a size or ``chunk`` is less than 1, or ``init`` or ``path`` is not known.
 
     Example:
         >>> model = ByteLM(hidden_size=32)
@@ -54,6 +55,7 @@ class ByteLM(nn.Module):
         init: str = "uniform",
         forget_bias: float = 0.0,
         path: Path = "auto",
+        chunk: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("hidden_size", hidden_size), ("embedding_size", embedding_size), ("layers", layers)):
@@ -66,6 +68,7 @@ class ByteLM(nn.Module):
             Recurrent(
                 MultiplicativeGates(width, hidden_size, weight_norm=weight_norm, init=init, forget_bias=forget_bias),
                 path,
+                chunk=chunk,
             )
             for width in widths
         )
