@@ -1,7 +1,7 @@
 """MNIST in 35 steps of all 60,000 images, with LAMB: python examples/mnist_full_batch.py [FOLDER] [--samples 60000]
 
 FOLDER holds the four gzipped idx files; without it, the folder mnist in $OVERNIGHT_DATA. It takes minutes on a CPU.
-Network, rate, decay and warm-up are those of LAMB's author; benchmarks/full_batch.py compares other optimizers.
+Network, decay and warm-up are those of LAMB's author; benchmarks/full_batch.py chose the rate and has other optimizers.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overnight.optim import LAMB
-from overnight.optim.groups import Rule, param_groups
+from overnight.optim.groups import param_groups
 from overnight.schedule import apply, polynomial
 
 
@@ -38,8 +38,7 @@ def main() -> None:
     front = [nn.Conv2d(1, 32, 5, padding=2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(32, 64, 5, padding=2)]
     head = [nn.Flatten(), nn.Linear(3136, 1024), nn.ReLU(), nn.Dropout(0.4), nn.Linear(1024, 10)]
     model = nn.Sequential(*front, nn.MaxPool2d(2), nn.ReLU(), *head).to(memory_format=torch.channels_last)
-    # at so high a rate the biases must be adapted too: AdamW's steps of 0.11 would carry them away
-    optimizer = LAMB(param_groups(model, (Rule({"weight_decay": 0.0}, max_ndim=1),), weight_decay=2e-4), lr=0.11)
+    optimizer = LAMB(param_groups(model, weight_decay=2e-4), lr=0.08)
     curve = partial(polynomial, power=0.5, warmup_samples=10 * samples)
     scheduler = apply(optimizer, curve, global_batch_size=samples, total_samples=steps * samples)
     for step in range(1, steps + 1):
