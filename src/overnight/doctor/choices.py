@@ -57,17 +57,27 @@ def examine_fast_paths() -> tuple[Choice, ...]:
     """Ways to run the recurrence of the byte model: which one training takes and why not the others."""
     import torch
 
+    from overnight.nn.fast.graphed import why_no_graphs
     from overnight.nn.fast.sequence import serves
+    from overnight.nn.fast.triton_cell import why_not_triton
     from overnight.nn.gates import MultiplicativeGates
 
+    device = torch.device(training_device())
     fast = serves(MultiplicativeGates(2, 2).fold(torch.float32))
+    no_triton, no_graphs = why_not_triton(device, torch.bfloat16), why_no_graphs(device)
+    loop = "one autograd function for all time steps, "
+    loop += f"launch by launch: {no_graphs}" if no_graphs else "repeated from CUDA graphs where memory recurs"
+    unserved = "it does not serve the multiplicative LSTM"
     return (
         Choice(
-            "whole-sequence function",
-            fast,
-            "one autograd function for all time steps, in plain PyTorch, on every device"
-            if fast
-            else "it does not serve the multiplicative LSTM",
+            "whole-sequence function, Triton cell",
+            fast and not no_triton,
+            (no_triton or f"a launch for the cell of a step; {loop}") if fast else unserved,
+        ),
+        Choice(
+            "whole-sequence function, eager cell",
+            fast and bool(no_triton),
+            (f"plain PyTorch; {loop}" if no_triton else "the same results by more launches") if fast else unserved,
         ),
         Choice(
             "readable loop",
