@@ -72,7 +72,10 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     ("argv", "said"),
     [
         (("trian",), "There is no command 'trian'. Did you mean train?"),
-        (("xyz",), "There is no command 'xyz'. Commands: prepare, train, evaluate, generate, report, doctor, list."),
+        (
+            ("xyz",),
+            "There is no command 'xyz'. Commands: prepare, train, evaluate, generate, report, bench, doctor, list.",
+        ),
         (("train", "byte-ml"), "There is no recipe 'byte-ml'. Did you mean byte-lm?"),
         (("train", "xyz"), "There is no recipe 'xyz'. Recipes: byte-lm, builtin (see: overnight list)."),
         (("train", "runs/none"), "runs/none does not exist. Name a recipe (see: overnight list), a run or a run.json."),

@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "exact held-out bits per byte of a run",
     "generate": "stream text from a run's model",
     "report": "one page about one run or several",
+    "bench": "how fast this machine trains, and how long your corpus takes",
     "doctor": "what this machine has, and what will be used",
     "list": "recipes and presets",
 }

@@ -1,0 +1,192 @@
+"""`overnight bench`: real steps of the trainer, timed; what they foretell; what is left out and refused."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import torch
+from oracles.corpus import write_corpus
+
+from overnight.cli import main
+from overnight.doctor.bench import stepping
+from overnight.doctor.bench.memory import needed_bytes, parameter_count
+from overnight.errors import UserError
+from overnight.models.byte_lm import ByteLM
+from overnight.recipes.byte_lm import byte_lm
+from overnight.recipes.byte_presets import PRESETS, Preset
+from overnight.train.precision import choose_precision
+from overnight.train.step import Stepper, StepResult
+
+LANES, LENGTH, HIDDEN = 4, 8, 16
+SHORT = ("--device", "cpu", "--minutes", "0.003")
+
+
+@pytest.fixture(autouse=True)
+def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, hidden, length in (("tiny", HIDDEN, LENGTH), ("twin", HIDDEN, LENGTH), ("long", HIDDEN, 512)):
+        monkeypatch.setitem(PRESETS, name, Preset("a test", hidden, LANES, length, 1e-3, minutes=1.0))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    documents = [bytes(97 + (index * place) % 26 for place in range(99)) + b"\n" for index in range(1, 21)]
+    return write_corpus(tmp_path / "corpus", train=[documents], valid=[documents[:5]])
+
+
+class Spy(Stepper):
+    """A stepper that notes which batches it was given."""
+
+    batches: list[Any] = []  # noqa: RUF012
+
+    def __call__(self, batches: list[Any], carry: Any) -> StepResult:
+        self.batches.extend(batches)
+        return super().__call__(batches, carry)
+
+
+@pytest.fixture
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    monkeypatch.setattr(stepping, "Stepper", Spy)
+    monkeypatch.setattr(Spy, "batches", [])
+    return Spy.batches
+
+
+def measured(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
+    assert main(["bench", *SHORT, *map(str, argv), "--json"]) == 0
+    found: dict[str, Any] = orjson.loads(capsys.readouterr().out)
+    return found
+
+
+def test_what_is_foretold_follows_from_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured(capsys, "--preset", "tiny", "--bytes", "4e9")
+    (one,) = found["trained"]
+    assert (one["names"], one["global_batch_size"], one["length"], one["skipped"]) == (["tiny"], LANES, LENGTH, "")
+    speed = one["speed"]
+    assert speed["window"] == LENGTH
+    assert speed["steps"] >= 2
+    assert speed["bytes_per_s"] * speed["step_seconds"] == pytest.approx(LANES * LENGTH)
+    assert one["epoch_seconds"] * speed["bytes_per_s"] == pytest.approx(4e9)
+    chosen = choose_precision(torch.device("cpu"))
+    assert (found["precision"]["name"], found["precision"]["reason"]) == (chosen.name, chosen.reason)
+    assert found["recurrence"]["chosen"]
+    assert found["recurrence"]["reason"]
+
+
+def test_the_steps_are_the_trainers_and_read_the_corpus(
+    capsys: pytest.CaptureFixture[str], corpus: Path, spied: list[Any]
+) -> None:
+    found = measured(capsys, "--preset", "tiny", "--corpus", corpus)
+    assert found["text_bytes"] == 2000
+    text = (corpus / "train" / "00000.bin").read_bytes() * 2
+    whole = [batch for batch in spied if len(batch.input_TB) == LENGTH]
+    assert len(whole) == found["trained"][0]["speed"]["steps"] + 1
+    for batch in whole:
+        assert batch.input_TB.shape == (LENGTH, LANES)
+        assert all(bytes(lane.tolist()) in text for lane in batch.input_TB.t())
+
+
+def test_presets_that_make_the_same_steps_are_measured_once(capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured(capsys, "--preset", "tiny", "twin")
+    assert [one["names"] for one in found["trained"]] == [["tiny", "twin"]]
+
+
+def test_the_batch_and_the_precision_are_those_asked_for(capsys: pytest.CaptureFixture[str], spied: list[Any]) -> None:
+    found = measured(capsys, "--preset", "tiny", "--batch-size", "6", "--precision", "fp32")
+    assert found["trained"][0]["global_batch_size"] == 6
+    assert found["precision"]["name"] == "fp32"
+    assert {batch.input_TB.shape[1] for batch in spied} == {6}
+
+
+def test_what_takes_too_long_is_extrapolated_and_marked(capsys: pytest.CaptureFixture[str], spied: list[Any]) -> None:
+    assert main(["bench", "--device", "cpu", "--preset", "long", "--minutes", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "~ extrapolated from shorter windows" in said
+    assert said.splitlines()[1].count("~") == 3
+    assert max(len(batch.input_TB) for batch in spied) < 512
+
+
+def test_an_extrapolated_speed_is_near_the_measured_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Within a factor of 3, since the machine may be busy; a mistake in the arithmetic would be one of 50."""
+    quick = measured(capsys, "--preset", "long", "--minutes", "0")["trained"][0]["speed"]
+    whole = measured(capsys, "--preset", "long", "--minutes", "0.1")["trained"][0]["speed"]
+    assert quick["window"] < whole["window"] == 512
+    assert 1 / 3 < quick["bytes_per_s"] / whole["bytes_per_s"] < 3
+
+
+def test_the_table_names_every_preset_and_the_reasons(capsys: pytest.CaptureFixture[str], corpus: Path) -> None:
+    assert main(["bench", *SHORT, "--preset", "tiny", "--corpus", str(corpus)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "one pass of 2 kB" in lines[0]
+    assert lines[1].split()[:5] == ["tiny", str(HIDDEN), str(LANES), "×", str(LENGTH)]
+    assert [line.split()[0] for line in lines[3:6]] == ["device", "precision", "recurrence"]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_a_preset_that_does_not_fit_is_left_out_and_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("overnight.doctor.bench.available_bytes", lambda _: 1_000_000_000)
+    assert main(["bench", *SHORT, "--preset", "8192", "tiny"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "8192: not measured, it needs about" in said
+    assert "GB and 1.0 GB can be used; trained with a --micro-batch-size below 128 it needs less." in said
+    assert "tiny 16 4 × 8" in said
+
+
+def test_running_out_of_memory_in_a_step_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def burst(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Stepper, "__call__", burst)
+    with pytest.raises(UserError) as caught:
+        main(["bench", *SHORT, "--preset", "tiny", "--debug"])
+    assert caught.value.problem == "Nothing could be measured (tiny: Its step does not fit into memory)."
+
+
+@pytest.mark.parametrize(("hidden", "embedding"), [(16, 64), (33, 7)])
+def test_parameters_are_counted_without_a_model(hidden: int, embedding: int) -> None:
+    model = ByteLM(hidden, embedding)
+    assert parameter_count(hidden, embedding) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_memory_grows_with_the_micro_batch_and_the_precision(corpus: Path) -> None:
+    precisions = [choose_precision(torch.device("cpu"), name) for name in ("fp32", "bf16")]
+    whole = byte_lm(corpus, preset="1024", batch_size=128)
+    part = byte_lm(corpus, preset="1024", batch_size=128, micro_batch_size=32)
+    wide, narrow = (needed_bytes(whole, precision)[1] for precision in precisions)
+    assert wide > narrow > needed_bytes(part, precisions[1])[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("--minutes=-1",), "--minutes -1 cannot work. Give at least 0."),
+        (("--minutes=nan",), "--minutes nan cannot work. Give at least 0."),
+        (("--bytes", "0"), "--bytes 0 cannot work. Give at least 1."),
+        (("--bytes", "inf"), "--bytes inf cannot work. Give at least 1."),
+        (("--preset", "labtop"), "There is no preset 'labtop'. Did you mean laptop?"),
+        (("--preset", "tiny", "--batch-size", "0"), "A batch of 0 cannot work. Take at least 1."),
+        (("--corpus", "nowhere"), "nowhere is not a prepared corpus (it has no manifest.json)."),
+        (("--corpus", "nowhere", "--bytes", "5"), "A corpus has a size of its own. Give --corpus or --bytes."),
+    ],
+)
+def test_mistakes(argv: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *SHORT, *argv]) == 2
+    heard = capsys.readouterr()
+    assert heard.out == ""
+    assert heard.err.startswith(f"overnight: {said}")
+
+
+def test_corpora_that_cannot_be_trained_on(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = write_corpus(tmp_path / "empty", valid=[[b"a\n"]])
+    assert main(["bench", *SHORT, "--preset", "tiny", "--corpus", str(empty)]) == 2
+    assert "empty has nothing to train on. Prepare it with a training split." in capsys.readouterr().err
+    assert main(["bench", *SHORT, "--preset", "long", "--corpus", str(corpus)]) == 2
+    said = capsys.readouterr().err
+    assert "Nothing could be measured (long: The corpus has 2,000 bytes, too few for 4 lanes of 512 bytes" in said
+
+
+def test_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a-job")
+    assert main(["bench", *SHORT]) == 2
+    assert "Start overnight bench without torchrun." in capsys.readouterr().err
