@@ -75,12 +75,13 @@ class NaiveLoop(nn.Module):
         super().__init__()
         self.case = case
         hidden, width, output, rank, groups = case.hidden, case.width, case.output, case.rank, case.groups
-        shapes: list[tuple[int, ...]] = {
+        shapes_of: dict[str, list[tuple[int, ...]]] = {
             "dense": [(4 * hidden, width), (4 * hidden, output)],
             "factorized": [(rank, width), (rank, output), (4 * hidden, rank)],
             "grouped": [(groups, 4 * hidden // groups, n // groups) for n in (width, output)],
             "multiplicative": [(4 * hidden, width), (hidden, width), (hidden, output), (4 * hidden, hidden)],
-        }[case.gates]
+        }
+        shapes = shapes_of[case.gates]
         self.v = nn.ParameterList(torch.empty(shape).uniform_(-(hidden**-0.5), hidden**-0.5) for shape in shapes)
         normalised = case.gates == "multiplicative"
         self.g = nn.ParameterList(v.detach().norm(dim=1, keepdim=True) for v in self.v) if normalised else None
