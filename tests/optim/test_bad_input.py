@@ -123,3 +123,11 @@ def test_sparse_gradients_change_nothing(already: bool, path: dict[str, Any], ki
     table.weight.grad = table.weight.grad.to_dense()
     optimizer.step()
     assert not any(torch.equal(p, w) for p, w in zip((before, table.weight, after), weights, strict=True))
+
+
+@pytest.mark.parametrize("kind", [LAMB, LARS])
+@pytest.mark.parametrize(("name", "meant"), [("weigth_decay", "weight_decay"), ("adpat", "adapt")])
+def test_a_misspelt_setting_of_a_group(kind: Any, name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is not a setting of {kind.__name__}; did you mean '{meant}'"):
+        kind([{"params": [torch.nn.Parameter(torch.ones(2))], name: 0.0}], lr=0.1)
+    kind([{"params": [torch.nn.Parameter(torch.ones(2))], "max_momentum": 0.9, "name": "mine"}], lr=0.1)  # schedulers'

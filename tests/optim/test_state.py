@@ -169,3 +169,14 @@ def test_settings_come_with_the_state_every_time(kind: Any) -> None:
     optimizer.load_state_dict(kind(parameters(), lr=0.25, weight_decay=0.5, adapt=False).state_dict())
     group = optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"], group["adapt"]) == (0.25, 0.5, False)
+
+
+def test_a_state_from_before_a_setting_came() -> None:
+    old = LAMB(parameters())
+    state = old.state_dict()
+    for group in state["param_groups"]:
+        del group["norm_bounds"], group["master_weights"]
+    new = LAMB(parameters())
+    new.load_state_dict(state)
+    assert new.param_groups[0]["norm_bounds"] == old.param_groups[0]["norm_bounds"]
+    assert new.param_groups[0]["master_weights"] is False

@@ -1,5 +1,6 @@
 """What LARS and LAMB share: checks, state, gradients, buckets of layers, and norms over ranks. Not for users."""
 
+import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,10 @@ class Layerwise(Optimizer):
             if variant == param_group.get("variant"):
                 for name, value in changes.items():
                     param_group.setdefault(name, value)
+        for name in param_group.keys() - self.defaults.keys() - {"params", "param_names"}:
+            near = difflib.get_close_matches(name, self.defaults, n=1, cutoff=0.75)
+            if near and near[0] not in name:  # torch lets any name pass, and what is misspelt would be ignored
+                raise ValueError(f"{name!r} is not a setting of {type(self).__name__}; did you mean {near[0]!r}?")
         parameters = param_group["params"]
         if not isinstance(parameters, (Tensor, set)):  # torch refuses sets, which have no order
             param_group["params"] = parameters = list(parameters)

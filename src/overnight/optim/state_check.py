@@ -16,7 +16,9 @@ def check_state(optimizer: Any, state_dict: Any) -> None:
     if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
         raise ValueError("This is no optimizer state: it has no 'state' and 'param_groups'.")
     saved, mine = state_dict["param_groups"], optimizer.param_groups
-    missing = sorted(set(optimizer.defaults) - {name for group in saved for name in group})
+    # settings that came later than the state take their defaults; these have always been there
+    own = {"adapt", "variant"} | ({"betas", "momentum"} & set(optimizer.defaults))
+    missing = sorted(own - {name for group in saved for name in group})
     if missing:
         raise ValueError(f"This is the state of an optimizer other than {kind}: it has no {', '.join(missing)}.")
     sizes, own_sizes = [len(group["params"]) for group in saved], [len(group["params"]) for group in mine]

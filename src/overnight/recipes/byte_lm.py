@@ -91,6 +91,8 @@ def byte_lm(
     from overnight.tasks.language_model import LanguageModelTask
     from overnight.train.run import Run
 
+    if lr is None and optimizer not in OPTIMIZERS:
+        notes.append(f"the rate is the one that was tuned for Adam; {optimizer} may want another: --lr")
     corpus = str(data.resolve())
     held_out = _held_out_split(data)
     if held_out is None:
