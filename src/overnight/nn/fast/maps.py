@@ -52,8 +52,8 @@ class FastMap:
         """Pre-activations of a step, [B, 4H] or [B, 4, K, H/K]."""
         raise NotImplementedError
 
-    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
-        """Before the loop backward; the gates of a step may be written over once they are used."""
+    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor) -> None:
+        """Before the loop backward."""
         raise NotImplementedError
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class FastDense(FastMap):
     def z(self, t: int, p_BP: Tensor, h_BN: Tensor) -> Tensor:
         return self.h_to_z.add(p_BP, h_BN)
 
-    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
+    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor) -> None:
         self.dz_to_h = PackedMatrix(self.weights[0].t(), len(h_BN))
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class FastMultiplicative(FastMap):
         self.cell.scale(q_BH, p_BP[:, gates:], m_BH)
         return self.m_to_z.add(p_BP[:, :gates], m_BH)
 
-    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
+    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor) -> None:
         w_hm_HN, w_mg_GH = self.weights
         self.q, self.m = self.saved
         self.dq = torch.empty_like(self.q)
@@ -148,10 +148,11 @@ class FastFactorized(FastMap):
         s_BR = self.s[t].copy_(self.h_to_s.add(p_BP, h_BN))
         return self.s_to_z(s_BR).add_(self.bias_G)
 
-    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
+    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor) -> None:
         w_hs_RN, w_sz_GR, _ = self.weights
-        # p is r wide, so dz has no place of its own: it takes that of the gates, which the step no longer needs
-        (self.s,), self.dz_TBG = self.saved, z_TBG
+        # p is r wide, so dz has no place there; nor that of the gates, which a second backward would want again
+        (self.s,) = self.saved
+        self.dz_TBG = over_time(p_TBP[0], len(p_TBP), len(w_sz_GR), keep=True)
         self.dz_to_s, self.ds_to_h = PackedMatrix(w_sz_GR.t(), len(h_BN)), PackedMatrix(w_hs_RN.t(), len(h_BN))
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ class FastGrouped(FastMap):
         z_KBM = torch.baddbmm(self._split(p_BP, groups), self._split(h_BN, groups), self.h_to_z_KNM)
         return z_KBM.view(groups, len(p_BP), 4, gates // 4).permute(1, 2, 0, 3)
 
-    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor, z_TBG: Tensor) -> None:
+    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor) -> None:
         self.dz_to_h_KMN = self.weights[0].contiguous()
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:

@@ -47,8 +47,12 @@ def fast_recurrence(
         return p_TBP.new_zeros(0, *h_BN.shape), h_BN, c_BH
     tensors = (p_TBP, h_BN, c_BH, projection_NH, *weights)
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    h_TBN, c_BH = _Sequence.apply(kind, reset_TB, keep, *tensors)  # type: ignore[no-untyped-call]
-    return h_TBN, h_TBN[-1], c_BH
+    apply = _Sequence.apply
+    if torch.compiler.is_compiling():
+        # a compiler that follows the loop writes every step out: a minute for 60 steps
+        apply = torch.compiler.disable(apply)
+    outputs: tuple[Tensor, Tensor, Tensor] = apply(kind, reset_TB, keep, *tensors)  # type: ignore[no-untyped-call]
+    return outputs
 
 
 class _Sequence(torch.autograd.Function):
@@ -63,7 +67,7 @@ class _Sequence(torch.autograd.Function):
         c0_BH: Tensor,
         projection_NH: Tensor | None,
         *weights: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         time, hidden = p_TBP.shape[0], c0_BH.shape[1]
         masks = _masks(reset_TB, p_TBP.dtype, time)
         h = p_TBP.new_empty(time + 1, *h0_BN.shape)
@@ -89,10 +93,11 @@ class _Sequence(torch.autograd.Function):
         if keep:
             ctx.save_for_backward(p_TBP, projection_NH, h, c, z, y, *weights, *map_.saved)
             ctx.kind, ctx.masks, ctx.weights = kind, masks, len(weights)
-        return h[1:], c[time].clone()
+        # a state that is carried on must not hold the whole sequence's memory
+        return h[1:], h[time].clone(), c[time].clone()
 
     @staticmethod
-    def backward(ctx: Any, dh_TBN: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dh_TBN: Tensor, dh_BN: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
         # autograd's own once_differentiable lets a loss that is linear in h through, with a wrong second derivative
         if torch.is_grad_enabled():
             raise RuntimeError("The fast recurrence has no second derivatives; use path='readable' for them.")
@@ -102,7 +107,7 @@ class _Sequence(torch.autograd.Function):
         cell = cell_for(p_TBP, c[0])
         map_: FastMap = ctx.kind(weights, cell)
         map_.saved = rest[ctx.weights :]
-        map_.begin_backward(p_TBP, h[0], z)
+        map_.begin_backward(p_TBP, h[0])
         dh_to_y = PackedMatrix(projection_NH.t(), batch) if projection_NH is not None else None
         dp = torch.empty_like(p_TBP, memory_format=torch.contiguous_format)
         dhs = torch.empty_like(h[1:]) if projection_NH is not None else None
@@ -110,7 +115,7 @@ class _Sequence(torch.autograd.Function):
         ps, cs, zs, dps, outs = p_TBP.unbind(0), c.unbind(0), z.unbind(0), dp.unbind(0), dh_TBN.unbind(0)
 
         def loop() -> None:
-            dh_next = torch.zeros_like(dh0)
+            dh_next = dh_BN
             for t in reversed(range(time)):
                 dy: tuple[Tensor, Tensor | None] = outs[t], dh_next
                 if dh_to_y is not None and dhs is not None:
@@ -119,7 +124,7 @@ class _Sequence(torch.autograd.Function):
                 dh_next = _masked(map_.back(t, ps[t], dps[t]), masks[t])
             dh0.copy_(dh_next)
 
-        used = (p_TBP, dh_TBN, h, c, z, dp, dhs, dh0, dc, masks[0], projection_NH, *map_.tensors(), *cell.tensors())
+        used = (p_TBP, dh_TBN, dh_BN, h, c, z, dp, dhs, dh0, dc, masks[0], projection_NH, *map_.tensors(), *cell.tensors())
         run_loop(f"the backward of {ctx.kind.__name__}", loop, used)
         wanted: Sequence[bool] = ctx.needs_input_grad[6:]
         dw = map_.weight_gradients(dp, _inputs(h, masks), wanted[1:])
