@@ -26,7 +26,7 @@ TOLERANCES = {"float32": {"cell": 1e-6, "layer": 2e-6}, "bfloat16": {"cell": 2**
 def test_the_kernels_write_what_the_eager_cell_writes(dtype: str) -> None:
     done = subprocess.run(
         [sys.executable, PROGRAM, dtype],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROGRAM.parents[1])},
         capture_output=True,
         text=True,
         check=False,
