@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overnight.nn.fast.packed import PackedMatrix
+from overnight.nn.fast.packed import PackedMatrix, transposed_product
 from overnight.nn.gates import DenseGates, FactorizedGates, GateMap, GroupedGates, MultiplicativeGates
 
 
@@ -168,7 +168,7 @@ class ProductsOnly:
         self.x, self.dp = new(cut, case.steps, case.width // cut), new(cut, case.steps, over_input[0] // cut)
 
     def forward(self) -> None:
-        _over_all(self.x, self.input_weight.transpose(1, 2))
+        _multiply(self.x, self.input_weight)
         _over_steps(self.weights, self.inputs, range(self.time))
 
     def forward_backward(self) -> None:
@@ -176,9 +176,9 @@ class ProductsOnly:
         back = [weight.transpose(1, 2) for weight in reversed(self.weights)]
         _over_steps(back, self.gradients[::-1], range(self.time - 1, -1, -1))
         for x, dy in zip(self.inputs, self.gradients, strict=True):
-            _over_all(_rows(dy).transpose(1, 2), _rows(x))
-        _over_all(self.dp.transpose(1, 2), self.x)
-        _over_all(self.dp, self.input_weight)
+            _weight_gradient(_rows(dy), _rows(x))
+        _weight_gradient(self.dp, self.x)
+        _multiply(self.dp, self.input_weight.transpose(1, 2))
 
 
 def _over_steps(weights: list[Tensor], inputs: list[Tensor], order: range) -> None:
@@ -195,8 +195,18 @@ def _over_steps(weights: list[Tensor], inputs: list[Tensor], order: range) -> No
                 torch.bmm(x[t], product)
 
 
-def _over_all(a: Tensor, b: Tensor) -> Tensor:
-    return torch.mm(a[0], b[0]) if len(a) == 1 else torch.bmm(a, b)
+def _multiply(x_KRI: Tensor, weight_KOI: Tensor) -> None:
+    if len(weight_KOI) == 1:
+        PackedMatrix(weight_KOI[0], x_KRI.shape[1])(x_KRI[0])
+    else:
+        torch.bmm(x_KRI, weight_KOI.transpose(1, 2))
+
+
+def _weight_gradient(dy_KRO: Tensor, x_KRI: Tensor) -> None:
+    if len(x_KRI) == 1:
+        transposed_product(dy_KRO[0], x_KRI[0])
+    else:
+        torch.bmm(dy_KRO.transpose(1, 2), x_KRI)
 
 
 def _rows(x_TKBI: Tensor) -> Tensor:

@@ -53,8 +53,12 @@ def examine_precision(device: str) -> tuple[Choice, ...]:
     )
 
 
-def examine_fast_paths() -> tuple[Choice, ...]:
-    """Ways to run the recurrence of the byte model: which one training takes and why not the others."""
+def examine_fast_paths(device_type: str | None = None) -> tuple[Choice, ...]:
+    """Ways to run the recurrence of the byte model: which one training takes and why not the others.
+
+    Args:
+        device_type: where; None means where training runs by default.
+    """
     import torch
 
     from overnight.nn.fast.graphed import why_no_graphs
@@ -62,7 +66,7 @@ def examine_fast_paths() -> tuple[Choice, ...]:
     from overnight.nn.fast.triton_cell import why_not_triton
     from overnight.nn.gates import MultiplicativeGates
 
-    device = torch.device(training_device())
+    device = torch.device(device_type or training_device())
     fast = serves(MultiplicativeGates(2, 2).fold(torch.float32))
     no_triton, no_graphs = why_not_triton(device, torch.bfloat16), why_no_graphs(device)
     loop = "one autograd function for all time steps, "

@@ -124,7 +124,7 @@ def bench(
         memory_bytes=available,
         text_bytes=text_bytes,
         precision=Choice(chosen.name, True, chosen.reason),
-        recurrence=next(path for path in examine_fast_paths() if path.chosen),
+        recurrence=next(path for path in examine_fast_paths(world.device.type) if path.chosen),
         trained=tuple(trained),
     )
 
