@@ -33,6 +33,8 @@ class TritonCell:
         self.hidden = c_BH.shape[1]
         self.block = min(LARGEST_BLOCK, max(16, 1 << (self.hidden - 1).bit_length()))
         self.kernels = kernels()
+        # the default until Triton 3.10; 3.9 warns where it is not said
+        self.options = {"BLOCK": self.block, "enable_fp_fusion": True}
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         return x.shape[0], -(-self.hidden // self.block)
@@ -64,7 +66,7 @@ class TritonCell:
         if z.numel():
             self.kernels.forward[self._grid(z)](
                 z, c_last_BH, c_out_BH, z_out_BG, y_out_BH, keep_B1,
-                *self._by_gate(z), self.hidden, GROUPED=z.dim() == 4, BLOCK=self.block,
+                *self._by_gate(z), self.hidden, GROUPED=z.dim() == 4, **self.options,
             )  # fmt: skip
 
     def backward(
@@ -92,19 +94,19 @@ class TritonCell:
             more = (0, 0) if dy_more_BH is None else dy_more_BH.stride()
             self.kernels.backward[self._grid(dz)](
                 z_BG, c_last_BH, c_BH, dy_BH, dy_more_BH, dc_BH, dz, keep_B1,
-                *dy_BH.stride(), *more, *self._by_gate(dz), self.hidden, GROUPED=dz.dim() == 4, BLOCK=self.block,
+                *dy_BH.stride(), *more, *self._by_gate(dz), self.hidden, GROUPED=dz.dim() == 4, **self.options,
             )  # fmt: skip
 
     def scale(self, q_BH: Tensor, p_BH: Tensor, m_out_BH: Tensor) -> None:
         """m = p ⊙ q."""
         if q_BH.numel():
-            self.kernels.scale[self._grid(q_BH)](q_BH, p_BH, m_out_BH, *p_BH.stride(), self.hidden, BLOCK=self.block)
+            self.kernels.scale[self._grid(q_BH)](q_BH, p_BH, m_out_BH, *p_BH.stride(), self.hidden, **self.options)
 
     def scale_backward(self, dm_BH: Tensor, p_BH: Tensor, q_BH: Tensor, dq_BH: Tensor, dp_BH: Tensor) -> None:
         """dq = dm ⊙ p;  dp = dm ⊙ q."""
         if dm_BH.numel():
             self.kernels.scale_backward[self._grid(dm_BH)](
-                dm_BH, p_BH, q_BH, dq_BH, dp_BH, *p_BH.stride(), *dp_BH.stride(), self.hidden, BLOCK=self.block
+                dm_BH, p_BH, q_BH, dq_BH, dp_BH, *p_BH.stride(), *dp_BH.stride(), self.hidden, **self.options
             )
 
     def tensors(self) -> list[Tensor]:
