@@ -99,7 +99,8 @@ def test_while_writing_metrics(corpus: Path, whole: Path, tmp_path: Path, monkey
             train(tiny(corpus, **SETTINGS), out, QUIET)
     text = (out / "metrics.jsonl").read_text()
     assert text.endswith("}\n")
-    assert [line["step"] for line in lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
+    steps = [line["step"] for line in lines(out / "metrics.jsonl")]
+    assert steps in ([1, 2, 3], [1, 2, 3, 4])  # a line is 230 to 260 bytes, as its numbers have digits
     intact(out, [3])
     train(tiny(corpus, **SETTINGS), out, Options(quiet=True, resume=True))
     same_end(out, whole)
