@@ -5,11 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from overnight.nn.fast.sequence import fast_recurrence
-from overnight.nn.recurrence import recurrence
 from parity.fast_cases import (
     assert_same,
     call,
@@ -19,6 +14,11 @@ from parity.fast_cases import (
     run_backward,
     with_and_without_projection,
 )
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from overnight.nn.fast.sequence import fast_recurrence
+from overnight.nn.recurrence import recurrence
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
@@ -58,9 +58,10 @@ def test_bf16_is_as_close_to_float64_as_the_readable_form(
     fast, readable = run_backward(fast_recurrence, case), run_backward(recurrence, case)
     for key, true in exact.items():
         assert fast[key].dtype == readable[key].dtype, key
-        errors = [((form[key].double() - true).norm() / true.norm()).item() for form in (fast, readable)]
-        assert errors[0] < 1.25 * errors[1] + 2**-9, f"{key}: fast {errors[0]:.2e}, readable {errors[1]:.2e}"
-        assert errors[0] < 0.03, key
+        errors = [(form[key].double() - true).norm().item() for form in (fast, readable)]
+        size = true.norm().item()
+        assert errors[0] <= 1.25 * errors[1] + 2**-9 * size, f"{key}: fast {errors[0]}, readable {errors[1]}"
+        assert errors[0] <= 0.03 * size, key
 
 
 @every_map
@@ -171,8 +172,10 @@ def test_memory_is_written_before_it_is_read(name: str, projected: bool, dtype: 
         with torch.no_grad():
             outputs = call(fast_recurrence, case)
     assert poison.filled > 10
-    assert_same(poisoned, clean, 0.0)
-    assert_same(dict(zip(("h", "h_last", "c_last"), outputs, strict=True)), dict(list(clean.items())[:3]), 0.0)
+    # not to the bit: a product may depend on where its operands lie
+    assert_same(poisoned, clean, 1e-6 if dtype == torch.bfloat16 else TOLERANCES[dtype])
+    for ours, theirs in zip(outputs, list(clean.values())[:3], strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @every_map

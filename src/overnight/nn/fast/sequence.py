@@ -124,7 +124,8 @@ class _Sequence(torch.autograd.Function):
                 dh_next = _masked(map_.back(t, ps[t], dps[t]), masks[t])
             dh0.copy_(dh_next)
 
-        used = (p_TBP, dh_TBN, dh_BN, h, c, z, dp, dhs, dh0, dc, masks[0], projection_NH, *map_.tensors(), *cell.tensors())
+        own = (*map_.tensors(), *cell.tensors())
+        used = (p_TBP, dh_TBN, dh_BN, h, c, z, dp, dhs, dh0, dc, masks[0], projection_NH, *own)
         run_loop(f"the backward of {ctx.kind.__name__}", loop, used)
         wanted: Sequence[bool] = ctx.needs_input_grad[6:]
         dw = map_.weight_gradients(dp, _inputs(h, masks), wanted[1:])
