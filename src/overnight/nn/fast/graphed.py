@@ -1,7 +1,7 @@
 """The time loop replayed from a CUDA graph: one launch in the place of thousands.
 
 A graph repeats its launches on the addresses that they had. Either inputs are copied to addresses of the graph's own,
-which for p, its gradient and h costs 25 streams of H elements a step and holds 11 of them for good; or a graph is
+which for p, h and their gradients costs 24 streams of H elements a step and holds 11 of them for good; or a graph is
 kept for the addresses that a call came with. This module does the latter. It relies on a training step, which asks the
 caching allocator for the same sizes in the same order every time, being given the same memory again; where it is not,
 the loop runs launch by launch and nothing is wrong but the speed.

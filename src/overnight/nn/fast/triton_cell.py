@@ -1,6 +1,6 @@
 """The pointwise cell of a step and its gradient as one Triton kernel each, for CUDA devices; and which cell to take.
 
-Per unit and step, with p in bfloat16, the forward moves 26 bytes and the backward 40; eager operations several times
+Per unit and step, with p in bfloat16, the forward moves 26 bytes and the backward 36; eager operations several times
 that, each in a launch of its own. Shape suffixes as in ``overnight.nn.gates``.
 """
 
