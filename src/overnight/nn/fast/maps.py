@@ -196,8 +196,11 @@ class FastGrouped(FastMap):
 
     def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
         groups = self.weights[0].shape[0]
-        dp_KRM, h_KRN = self._split(rows(dp_TBP), groups), self._split(rows(h_TBN), groups)
-        return [torch.bmm(dp_KRM.transpose(1, 2), h_KRN) if wanted[0] else None]
+        if not wanted[0]:
+            return [None]
+        # copied group by group: batched bf16 products of strided rows ran at a fifth of the rate
+        dp_KRM, h_KRN = (self._split(rows(x), groups).contiguous() for x in (dp_TBP, h_TBN))
+        return [torch.bmm(dp_KRM.transpose(1, 2), h_KRN)]
 
     @staticmethod
     def _split(x: Tensor, groups: int) -> Tensor:
