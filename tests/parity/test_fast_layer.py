@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from distributed.sharded_work import in_group
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from train.on_ranks import on_ranks
 
 from overnight.nn.gates import DenseGates, FactorizedGates, GroupedGates, MultiplicativeGates
 from overnight.nn.recurrence import Recurrent
@@ -132,28 +133,26 @@ def test_compiled_model_is_the_model(name: str, dtype: torch.dtype) -> None:
     torch._dynamo.reset()
 
 
-def work(rank: int, folder: str, names: list[str]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        for name in names:
-            x = torch.randn(4, 7, 2, 6, generator=torch.Generator().manual_seed(3))
-            model = Tagger(name)
-            parallel = DistributedDataParallel(model)
-            with parallel.no_sync():
-                parallel(x[rank]).backward()
-            parallel(x[2 + rank]).backward()
-            if rank == 0:
-                torch.save([parameter.grad for parameter in model.parameters()], f"{folder}/{name}.pt")
-    finally:
-        dist.destroy_process_group()
+def batches() -> Tensor:
+    return torch.randn(4, 7, 2, 6, generator=torch.Generator().manual_seed(3))
+
+
+def gradients_on_two_ranks() -> dict[str, list[Tensor | None]]:
+    found, x, rank = {}, batches(), dist.get_rank()
+    for name in MAPS:
+        parallel = DistributedDataParallel(Tagger(name))
+        with parallel.no_sync():
+            parallel(x[rank]).backward()
+        parallel(x[2 + rank]).backward()
+        found[name] = [parameter.grad for parameter in parallel.parameters()]
+    return found
 
 
 def test_two_ranks_have_the_gradient_of_one_process(tmp_path: Path) -> None:
-    mp.start_processes(work, (str(tmp_path), list(MAPS)), nprocs=2, start_method="fork")
+    ranks = on_ranks(in_group, tmp_path, 2, tmp_path / "store", gradients_on_two_ranks)
     for name in MAPS:
-        x = torch.randn(4, 7, 2, 6, generator=torch.Generator().manual_seed(3))
         model = Tagger(name, "readable")
-        (sum(model(part) for part in x) / 2).backward()
-        found = torch.load(tmp_path / f"{name}.pt")
-        torch.testing.assert_close(found, [parameter.grad for parameter in model.parameters()], rtol=1e-5, atol=1e-6)
+        (sum(model(part) for part in batches()) / 2).backward()
+        expected = [parameter.grad for parameter in model.parameters()]
+        for found in ranks:
+            torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
