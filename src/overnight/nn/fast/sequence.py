@@ -91,8 +91,8 @@ class _Sequence(torch.autograd.Function):
         used = (p_TBP, h, c, z, y, masks[0], projection_NH, *map_.tensors(), *cell.tensors())
         run_loop(f"the forward of {kind.__name__}", loop, used)
         if keep:
-            ctx.save_for_backward(p_TBP, projection_NH, h, c, z, y, *weights, *map_.saved)
-            ctx.kind, ctx.masks, ctx.weights = kind, masks, len(weights)
+            ctx.save_for_backward(projection_NH, h, c, z, y, *weights, *map_.saved)
+            ctx.kind, ctx.masks, ctx.weights, ctx.width = kind, masks, len(weights), p_TBP.shape[2]
         # a state that is carried on must not hold the whole sequence's memory
         return h[1:], h[time].clone(), c[time].clone()
 
@@ -101,31 +101,30 @@ class _Sequence(torch.autograd.Function):
         # autograd's own once_differentiable lets a loss that is linear in h through, with a wrong second derivative
         if torch.is_grad_enabled():
             raise RuntimeError("The fast recurrence has no second derivatives; use path='readable' for them.")
-        p_TBP, projection_NH, h, c, z, y, *rest = ctx.saved_tensors
+        projection_NH, h, c, z, y, *rest = ctx.saved_tensors
         weights, masks = rest[: ctx.weights], ctx.masks
         time, batch = len(z), z.shape[1]
-        cell = cell_for(p_TBP, c[0])
+        cell = cell_for(z, c[0])
         map_: FastMap = ctx.kind(weights, cell)
         map_.saved = rest[ctx.weights :]
-        map_.begin_backward(p_TBP, h[0])
+        map_.begin_backward(h[0])
         dh_to_y = PackedMatrix(projection_NH.t(), batch) if projection_NH is not None else None
-        dp = torch.empty_like(p_TBP, memory_format=torch.contiguous_format)
+        dp = z.new_empty(time, batch, ctx.width)
         dhs = torch.empty_like(h[1:]) if projection_NH is not None else None
-        dh0, dc = torch.empty_like(h[0]), dc_BH.to(c.dtype, memory_format=torch.contiguous_format, copy=True)
-        ps, cs, zs, dps, outs = p_TBP.unbind(0), c.unbind(0), z.unbind(0), dp.unbind(0), dh_TBN.unbind(0)
+        dh0, dc = (last.clone(memory_format=torch.contiguous_format) for last in (dh_BN, dc_BH))
+        cs, zs, dps, outs = c.unbind(0), z.unbind(0), dp.unbind(0), dh_TBN.unbind(0)
 
         def loop() -> None:
-            dh_next = dh_BN
+            dh_next = dh0
             for t in reversed(range(time)):
                 dy: tuple[Tensor, Tensor | None] = outs[t], dh_next
                 if dh_to_y is not None and dhs is not None:
                     dy = dh_to_y(torch.add(outs[t], dh_next, out=dhs[t])), None
                 cell.backward(zs[t], cs[t], cs[t + 1], *dy, dc, map_.dz(t, dps[t]), masks[t])
-                dh_next = _masked(map_.back(t, ps[t], dps[t]), masks[t])
+                dh_next = _masked(map_.back(t, dps[t]), masks[t])
             dh0.copy_(dh_next)
 
-        own = (*map_.tensors(), *cell.tensors())
-        used = (p_TBP, dh_TBN, dh_BN, h, c, z, dp, dhs, dh0, dc, masks[0], projection_NH, *own)
+        used = (dh_TBN, h, c, z, dp, dhs, dh0, dc, masks[0], projection_NH, *map_.tensors(), *cell.tensors())
         run_loop(f"the backward of {ctx.kind.__name__}", loop, used)
         wanted: Sequence[bool] = ctx.needs_input_grad[6:]
         dw = map_.weight_gradients(dp, _inputs(h, masks), wanted[1:])
