@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from overnight.models.byte_lm import ByteLM, Carry
-from overnight.nn.recurrence import Recurrent, cell
+from overnight.nn.recurrence import Recurrent
+from overnight.nn.stepping import FoldedLayer
 
 State = list[tuple[Tensor, Tensor]]
 
@@ -37,10 +38,10 @@ class ByteStepper:
     def __init__(self, model: ByteLM, dtype: torch.dtype | None = None) -> None:
         self.dtype = model.output.weight.dtype if dtype is None else dtype
         layers = [layer for layer in model.layers if isinstance(layer, Recurrent)]
-        self._folded = [layer.gates.fold(self.dtype) for layer in layers]
-        self._table_VP = self._folded[0].project(model.embedding.weight.detach().to(self.dtype))
-        self._output_weight_VH = model.output.weight.detach().to(self.dtype)
-        self._output_bias_V = model.output.bias.detach().to(self.dtype)
+        self._layers = [FoldedLayer(layer, self.dtype) for layer in layers]
+        self._table_VP = self._layers[0].folded.project(model.embedding.weight.detach().to(self.dtype))
+        self._output_weight_VH = model.output.weight.detach().to(self.dtype, copy=True)
+        self._output_bias_V = model.output.bias.detach().to(self.dtype, copy=True)
 
     def state(self, carry: Carry) -> State:
         """A model's carry (``h`` and ``c``, each [B, L, H]) as this class keeps it: (h, c) for every layer."""
@@ -52,11 +53,10 @@ class ByteStepper:
         """Read one byte of every lane → logits [B, 256] for the next one, in float32 or wider, and the new state."""
         new: State = []
         x_BH = p_BP = self._table_VP[ids_B]
-        for index, (folded, (h_BH, c_BH)) in enumerate(zip(self._folded, state, strict=True)):
+        for index, (layer, last) in enumerate(zip(self._layers, state, strict=True)):
             if index:
-                p_BP = folded.project(x_BH)
-            h_BH, c_BH = cell(folded.preactivation(p_BP, h_BH), c_BH)
-            x_BH = h_BH.to(self.dtype)
-            new.append((x_BH, c_BH))
+                p_BP = layer.folded.project(x_BH)
+            new.append(layer.step(p_BP, last))
+            x_BH = new[-1][0]
         logits_BV = F.linear(x_BH, self._output_weight_VH, self._output_bias_V)
         return logits_BV.to(torch.promote_types(self.dtype, torch.float32)), new

@@ -124,7 +124,7 @@ class Recurrent(nn.Module):
         Raises:
             ValueError: for an input, state or mask of the wrong shape or kind.
         """
-        _check(x_TBD, state, reset_TB, self.gates)
+        check_call(x_TBD, state, reset_TB, self.gates)
         dtype = _compute_dtype(x_TBD)
         wide = torch.promote_types(x_TBD.dtype, torch.float32)
         if state is None:
@@ -172,7 +172,8 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def _check(x_TBD: Tensor, state: tuple[Tensor, Tensor] | None, reset_TB: Tensor | None, gates: GateMap) -> None:
+def check_call(x_TBD: Tensor, state: tuple[Tensor, Tensor] | None, reset_TB: Tensor | None, gates: GateMap) -> None:
+    """Raise a ValueError for what ``Recurrent`` cannot be called with."""
     if x_TBD.dim() != 3 or not x_TBD.is_floating_point():
         kind = f"{x_TBD.dtype} of shape {tuple(x_TBD.shape)}"
         raise ValueError(f"The input is {kind}; expected floating point [T, B, {gates.input_size}].")

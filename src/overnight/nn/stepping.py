@@ -1,0 +1,98 @@
+"""Recurrent layers one time step at a time, for generation. Shape suffixes as in ``overnight.nn.gates``.
+
+A layer's own call normalises and casts its weights, which is nothing beside a sequence and most of the time beside a
+single step. Here that is done once.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from overnight.nn.gates import Folded
+from overnight.nn.recurrence import Recurrent, cell, check_call
+from overnight.nn.stack import RecurrentStack, State
+
+
+class FoldedLayer:
+    """One layer's weights, folded: p and (h, c) → (h, c) of the next step.
+
+    It keeps copies, so later changes of the layer do not reach it.
+
+    Args:
+        layer: with its projection, if it has one.
+        dtype: of the products and of h; c is float32 or wider.
+    """
+
+    @torch.no_grad()
+    def __init__(self, layer: Recurrent, dtype: torch.dtype) -> None:
+        # a weight that is neither normalised nor cast would still be the layer's own
+        self.folded: Folded = deepcopy(layer.gates.fold(dtype))
+        self.projection_NH = None if layer.projection is None else deepcopy(layer.projection().to(dtype))
+        self.dtype, self.wide = dtype, torch.promote_types(dtype, torch.float32)
+
+    def step(self, p_BP: Tensor, state: State) -> State:
+        """One step from ``self.folded.project(x)``."""
+        h_BN, c_BH = state
+        h_BH, c_BH = cell(self.folded.preactivation(p_BP, h_BN.to(self.dtype)), c_BH.to(self.wide))
+        h_BH = h_BH.to(self.dtype)
+        return (h_BH if self.projection_NH is None else F.linear(h_BH, self.projection_NH)), c_BH
+
+
+class RecurrentStepper:
+    """The inference form of a stack of recurrent layers: the same function, one step of every lane a call, no dropout.
+
+    Args:
+        stack: the layers, or a single one; they are copied, not changed.
+        dtype: of the products; None means the weights' own. ``torch.bfloat16`` halves the memory that a step reads.
+
+    Example:
+        >>> from overnight.nn.gates import DenseGates
+        >>> stepper = RecurrentStepper(RecurrentStack([DenseGates(8, 32, 8), DenseGates(8, 16)]))
+        >>> state = stepper.initial_state(2)
+        >>> for x in torch.randn(5, 2, 8):
+        ...     h, state = stepper.step(x, state)
+        >>> h.shape, len(state)
+        (torch.Size([2, 16]), 2)
+    """
+
+    def __init__(self, stack: RecurrentStack | Recurrent, dtype: torch.dtype | None = None) -> None:
+        weight = next(stack.parameters())
+        modules = [stack] if isinstance(stack, Recurrent) else stack.layers
+        layers = [layer for layer in modules if isinstance(layer, Recurrent)]
+        self.dtype, self.device = dtype or weight.dtype, weight.device
+        self._gates = [layer.gates for layer in layers]
+        self._layers = [FoldedLayer(layer, self.dtype) for layer in layers]
+
+    def initial_state(self, batch: int) -> tuple[State, ...]:
+        """Zeros: (h [B, N], c [B, H]) of every layer, bottom first."""
+        return tuple(
+            (
+                torch.zeros(batch, gates.output_size, dtype=self.dtype, device=self.device),
+                torch.zeros(batch, gates.hidden_size, dtype=layer.wide, device=self.device),
+            )
+            for gates, layer in zip(self._gates, self._layers, strict=True)
+        )
+
+    @torch.no_grad()
+    def step(self, x_BD: Tensor, state: Sequence[State]) -> tuple[Tensor, tuple[State, ...]]:
+        """x [B, D] and (h, c) of every layer → the top layer's h [B, N] and the new (h, c) of every layer.
+
+        Args:
+            x_BD: floating point.
+            state: as ``RecurrentStack`` and ``initial_state`` give it; a single layer's stands alone in a sequence.
+
+        Raises:
+            ValueError: for a state of another number of layers, or an input or state of a wrong shape or kind.
+        """
+        if len(state) != len(self._layers):
+            raise ValueError(f"The state is of {len(state)} layers; the stack has {len(self._layers)}.")
+        new: list[State] = []
+        with torch.autocast(x_BD.device.type, enabled=False):
+            for gates, layer, last in zip(self._gates, self._layers, state, strict=True):
+                check_call(x_BD.unsqueeze(0), last, None, gates)
+                new.append(layer.step(layer.folded.project(x_BD.to(self.dtype)), last))
+                x_BD = new[-1][0]
+        return x_BD, tuple(new)
