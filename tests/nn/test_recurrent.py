@@ -246,3 +246,18 @@ def test_a_fast_path_that_is_not_there_is_refused() -> None:
 
     with pytest.raises(UserError, match="No fast path serves OwnGates"):
         Recurrent(OwnGates(D, H), "fast")(torch.zeros(5, 3, D))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_state_of_another_number_of_parts_is_named(parts: int) -> None:
+    with pytest.raises(ValueError, match=rf"state has {parts} parts; expected the two tensors \(h, c\)"):
+        Recurrent(DenseGates(D, H))(torch.zeros(5, 3, D), (torch.zeros(3, H),) * parts)
+
+
+@every_map
+def test_export_takes_the_readable_path(name: str) -> None:
+    layer, (x, h, c) = build(name, 2, torch.float32), inputs(3, 2, 2, torch.float32)
+    layer.path = "auto"
+    program = torch.export.export(layer, (x, (h, c)), strict=False)
+    assert not any("mkldnn" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(x, (h, c)), layer(x, (h, c)))

@@ -145,6 +145,17 @@ def test_path_reaches_every_layer() -> None:
     assert type(stack(torch.randn(5, 2, 3))[0].grad_fn).__name__ == "StackBackward0"
 
 
+def test_chunk_reaches_every_layer_and_changes_no_gradient() -> None:
+    x, found = torch.randn(9, 2, 3), []
+    for chunk in (None, 4):
+        torch.manual_seed(0)
+        stack = RecurrentStack([MultiplicativeGates(3, 4), DenseGates(4, 4, 2)], chunk=chunk)
+        assert [layer.chunk for layer in stack.layers] == [chunk, chunk]
+        stack(x)[0].square().sum().backward()
+        found.append([parameter.grad for parameter in stack.parameters()])
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
@@ -156,6 +167,7 @@ def test_path_reaches_every_layer() -> None:
         (partial(RecurrentStack, [DenseGates(3, 4)], dropout=1.0), "dropout=1.0"),
         (partial(RecurrentStack, [DenseGates(3, 4)], dropout=-0.1), "dropout=-0.1"),
         (partial(RecurrentStack, [DenseGates(3, 4)], dropout=float("nan")), "dropout=nan"),
+        (partial(RecurrentStack, [DenseGates(3, 4)], chunk=0), "chunk=0 is not a number of steps"),
         (partial(RecurrentStack, [DenseGates(3, 4)], path="quick"), "'quick' is not a recurrence path"),
     ],
 )

@@ -73,7 +73,8 @@ class Recurrent(nn.Module):
 
     Args:
         gates: the gate map; it owns the parameters of the gates.
-        path: ``auto`` takes the fast path where one exists for this gate map, ``readable`` never, ``fast`` insists.
+        path: ``auto`` takes the fast path where one exists for this gate map (but for ``torch.export``), ``readable``
+            never, ``fast`` insists.
         chunk: steps whose activations are kept for the backward at once; None keeps those of all steps. The chunks
             but the last are run again in the backward, so that of a chunk before its turn only x, h and c remain.
 
@@ -136,9 +137,11 @@ class Recurrent(nn.Module):
         with torch.autocast(x_TBD.device.type, enabled=False):
             folded = self.gates.fold(dtype)
             projection_NH = None if self.projection is None else self.projection().to(dtype)
-            fast = self.path != "readable" and serves(folded)
+            # an exported program has standard operations only
+            fast = self.path != "readable" and serves(folded) and not torch.compiler.is_exporting()
             if self.path == "fast" and not fast:
-                raise UserError(f"No fast path serves {type(self.gates).__name__}.", "Set path='auto'.")
+                what = "torch.export" if torch.compiler.is_exporting() else type(self.gates).__name__
+                raise UserError(f"No fast path serves {what}.", "Set path='auto'.")
             run = fast_recurrence if fast else recurrence
 
             def steps(x: Tensor, h: Tensor, c: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,6 +184,8 @@ def check_call(x_TBD: Tensor, state: tuple[Tensor, Tensor] | None, reset_TB: Ten
     if width != gates.input_size:
         raise ValueError(f"The input is {width} wide; the gate map takes {gates.input_size}.")
     if state is not None:
+        if len(state) != 2:
+            raise ValueError(f"The state has {len(state)} parts; expected the two tensors (h, c).")
         for name, part, units in zip(("h", "c"), state, (gates.output_size, gates.hidden_size), strict=True):
             if part.shape != (batch, units):
                 raise ValueError(f"State {name} has shape {tuple(part.shape)}; expected {(batch, units)}.")

@@ -27,10 +27,11 @@ class RecurrentStack(nn.Module):
             are scaled by 1 / (1 - dropout)); the top layer's output is left as it is. Drawn anew for every element and
             step from torch's generator of the device.
         path: how each recurrence runs (see ``overnight.nn.recurrence.Recurrent``).
+        chunk: steps whose activations each layer keeps at once (see the same); None keeps all.
 
     Raises:
         UserError: without a layer, if a map does not take the width of h of the one below, if ``dropout`` is not in
-            [0, 1), or for an unknown path.
+            [0, 1), for an unknown path or a chunk of no steps.
 
     Example:
         >>> import torch
@@ -41,7 +42,9 @@ class RecurrentStack(nn.Module):
         (torch.Size([5, 3, 8]), [(3, 32), (3, 32)])
     """
 
-    def __init__(self, gates: Iterable[GateMap], *, dropout: float = 0.0, path: Path = "auto") -> None:
+    def __init__(
+        self, gates: Iterable[GateMap], *, dropout: float = 0.0, path: Path = "auto", chunk: int | None = None
+    ) -> None:
         super().__init__()
         maps = list(gates)
         if not maps:
@@ -55,7 +58,7 @@ class RecurrentStack(nn.Module):
                     f"Give layer {index} input_size={below.output_size}.",
                 )
         self.dropout = dropout
-        self.layers = nn.ModuleList(Recurrent(one, path) for one in maps)
+        self.layers = nn.ModuleList(Recurrent(one, path, chunk=chunk) for one in maps)
 
     def forward(
         self, x_TBD: Tensor, state: Sequence[State] | None = None, reset_TB: Tensor | None = None
