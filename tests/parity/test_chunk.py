@@ -105,10 +105,9 @@ def kept(layer: Recurrent, time: int, batch: int, dtype: torch.dtype) -> int:
 
 def formula(name: str, time: int, batch: int, hidden: int, output: int, width: int) -> int:
     """Bytes of the docstring of Recurrent; ``width`` is that of a number of the products' dtype."""
-    p = {"dense": 4 * hidden, "factorized": RANK, "grouped": 4 * hidden, "multiplicative": 5 * hidden}[name]
-    extra = {"dense": 0, "factorized": RANK, "grouped": 0, "multiplicative": 2 * hidden}[name]
+    extra = {"dense": 0, "factorized": RANK, "grouped": 0, "multiplicative": 3 * hidden}[name]
     y = hidden if output != hidden else 0
-    steps = time * (p + 4 * hidden + extra + y) + (time + 1) * output
+    steps = time * (4 * hidden + extra + y) + (time + 1) * output
     return batch * (steps * width + (time + 1) * hidden * 4)
 
 
@@ -122,11 +121,11 @@ def test_activations_are_as_many_bytes_as_said(name: str, output: int, dtype: to
 
 
 def test_the_paper_model_in_bf16() -> None:
-    """4096 units, 512 lanes, 256 steps: what the docstring says, and that a chunk of 64 stays far below 12 GB."""
+    """4096 units, 512 lanes, 256 steps: what the docstring says; below 12 GB, a chunk of 64 far below."""
     bytes_of = partial(formula, "multiplicative", batch=512, hidden=4096, output=4096, width=2)
     whole, part = bytes_of(time=256), bytes_of(time=64)
-    assert (round(whole / 1e9, 1), round(part / 1e9, 1)) == (15.0, 3.8)
-    assert math.isclose(whole, 28 * 4096 * 512 * 256, rel_tol=0.01)
+    assert (round(whole / 1e9, 1), round(part / 1e9, 1)) == (10.8, 2.7)
+    assert math.isclose(whole, 20 * 4096 * 512 * 256, rel_tol=0.01)
     h_c_between, h = 4 * 512 * 4096 * (2 + 4), 256 * 512 * 4096 * 2
     gradients = 64 * 512 * 6 * 4096 * 2  # of p and of the multiplicative map's inner product, while a chunk is undone
     assert part + gradients + h_c_between + 3 * h < 12e9, "with h in chunks, h as a whole, and its gradient"

@@ -66,7 +66,7 @@ def test_a_change_in_place_is_noticed(name: str, projected: bool) -> None:
         parts = {**fresh.leaves, "reset": fresh.reset, **dict(zip(("h", "h_last", "c_last"), outputs, strict=True))}
         with torch.no_grad():
             parts[changed].detach().copy_(torch.ones_like(parts[changed]))
-        if changed in ("h0", "c0", "reset", "h_last", "c_last"):
+        if changed in ("p", "h0", "c0", "reset", "h_last", "c_last"):
             loss.backward()
             for key, leaf in fresh.leaves.items():
                 torch.testing.assert_close(leaf.grad, expected[f"d{key}"], rtol=0, atol=1e-12)

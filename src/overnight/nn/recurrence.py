@@ -78,9 +78,9 @@ class Recurrent(nn.Module):
         chunk: steps whose activations are kept for the backward at once; None keeps those of all steps. The chunks
             but the last are run again in the backward, so that of a chunk before its turn only x, h and c remain.
 
-    Memory: of a step and lane, the fast path keeps p, the four gates and h in the dtype of the products and c in
-    float32 (and what a projection or the map adds). With the multiplicative map in bf16 these are 28 H bytes: 15.0 GB
-    of 256 steps, 512 lanes and 4096 units, 3.8 GB of a chunk of 64 of these steps. Each chunk adds its share to the
+    Memory: of a step and lane, the fast path keeps the four gates and h in the dtype of the products and c in float32
+    (and what a projection or the map adds). With the multiplicative map in bf16 these are 20 H bytes: 10.8 GB of 256
+    steps, 512 lanes and 4096 units, 2.7 GB of a chunk of 64 of these steps. Each chunk adds its share to the
     weights' gradients in the dtype of the products.
 
     Raises:

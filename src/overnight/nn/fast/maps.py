@@ -35,7 +35,7 @@ class FastMap:
     Attributes:
         weights: of this call.
         cell: for what a map has of pointwise work.
-        saved: what the backward needs beside p, the gates and h.
+        saved: what the backward needs beside the gates and h.
     """
 
     weights: Sequence[Tensor]
@@ -52,7 +52,7 @@ class FastMap:
         """Pre-activations of a step, [B, 4H] or [B, 4, K, H/K]."""
         raise NotImplementedError
 
-    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor) -> None:
+    def begin_backward(self, h_BN: Tensor) -> None:
         """Before the loop backward."""
         raise NotImplementedError
 
@@ -60,7 +60,7 @@ class FastMap:
         """Where the gradient of z is to be written, [B, 4H] or [B, 4, K, H/K]: in p's, where it has a place there."""
         raise NotImplementedError
 
-    def back(self, t: int, p_BP: Tensor, dp_BP: Tensor) -> Tensor:
+    def back(self, t: int, dp_BP: Tensor) -> Tensor:
         """From the gradient of z: write what is missing of p's, return that of h before the step."""
         raise NotImplementedError
 
@@ -82,13 +82,13 @@ class FastDense(FastMap):
     def z(self, t: int, p_BP: Tensor, h_BN: Tensor) -> Tensor:
         return self.h_to_z.add(p_BP, h_BN)
 
-    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor) -> None:
+    def begin_backward(self, h_BN: Tensor) -> None:
         self.dz_to_h = PackedMatrix(self.weights[0].t(), len(h_BN))
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:
         return dp_BP
 
-    def back(self, t: int, p_BP: Tensor, dp_BP: Tensor) -> Tensor:
+    def back(self, t: int, dp_BP: Tensor) -> Tensor:
         return self.dz_to_h(dp_BP)
 
     def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -102,29 +102,31 @@ class FastMultiplicative(FastMap):
         w_hm_HN, w_mg_GH = self.weights
         time, hidden = p_TBP.shape[0], w_mg_GH.shape[1]
         self.q, self.m = (over_time(p_TBP[0], time, hidden, keep) for _ in range(2))
-        self.saved = [self.q, self.m]
+        # a copy of p_m, so that p, five times as wide, can go
+        self.p_m = p_TBP[:, :, w_mg_GH.shape[0] :].contiguous() if keep else p_TBP[:, :, w_mg_GH.shape[0] :]
+        self.saved = [self.q, self.m, self.p_m]
         self.h_to_q, self.m_to_z = PackedMatrix(w_hm_HN, len(h_BN)), PackedMatrix(w_mg_GH, len(h_BN))
 
     def z(self, t: int, p_BP: Tensor, h_BN: Tensor) -> Tensor:
         gates = self.weights[1].shape[0]
         q_BH, m_BH = self.q[t], self.m[t]
         q_BH.copy_(self.h_to_q(h_BN))
-        self.cell.scale(q_BH, p_BP[:, gates:], m_BH)
+        self.cell.scale(q_BH, self.p_m[t], m_BH)
         return self.m_to_z.add(p_BP[:, :gates], m_BH)
 
-    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor) -> None:
+    def begin_backward(self, h_BN: Tensor) -> None:
         w_hm_HN, w_mg_GH = self.weights
-        self.q, self.m = self.saved
+        self.q, self.m, self.p_m = self.saved
         self.dq = torch.empty_like(self.q)
         self.dz_to_m, self.dq_to_h = PackedMatrix(w_mg_GH.t(), len(h_BN)), PackedMatrix(w_hm_HN.t(), len(h_BN))
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:
         return dp_BP[:, : self.weights[1].shape[0]]
 
-    def back(self, t: int, p_BP: Tensor, dp_BP: Tensor) -> Tensor:
+    def back(self, t: int, dp_BP: Tensor) -> Tensor:
         gates, dq_BH = self.weights[1].shape[0], self.dq[t]
         dm_BH = self.dz_to_m(dp_BP[:, :gates])
-        self.cell.scale_backward(dm_BH, p_BP[:, gates:], self.q[t], dq_BH, dp_BP[:, gates:])
+        self.cell.scale_backward(dm_BH, self.p_m[t], self.q[t], dq_BH, dp_BP[:, gates:])
         return self.dq_to_h(dq_BH)
 
     def weight_gradients(self, dp_TBP: Tensor, h_TBN: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -148,17 +150,17 @@ class FastFactorized(FastMap):
         s_BR = self.s[t].copy_(self.h_to_s.add(p_BP, h_BN))
         return self.s_to_z(s_BR).add_(self.bias_G)
 
-    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor) -> None:
+    def begin_backward(self, h_BN: Tensor) -> None:
         w_hs_RN, w_sz_GR, _ = self.weights
         # p is r wide, so dz has no place there; nor that of the gates, which a second backward would want again
         (self.s,) = self.saved
-        self.dz_TBG = over_time(p_TBP[0], len(p_TBP), len(w_sz_GR), keep=True)
+        self.dz_TBG = over_time(self.s[0], len(self.s), len(w_sz_GR), keep=True)
         self.dz_to_s, self.ds_to_h = PackedMatrix(w_sz_GR.t(), len(h_BN)), PackedMatrix(w_hs_RN.t(), len(h_BN))
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:
         return self.dz_TBG[t]
 
-    def back(self, t: int, p_BP: Tensor, dp_BP: Tensor) -> Tensor:
+    def back(self, t: int, dp_BP: Tensor) -> Tensor:
         dp_BP.copy_(self.dz_to_s(self.dz_TBG[t]))
         return self.ds_to_h(dp_BP)
 
@@ -182,14 +184,14 @@ class FastGrouped(FastMap):
         z_KBM = torch.baddbmm(self._split(p_BP, groups), self._split(h_BN, groups), self.h_to_z_KNM)
         return z_KBM.view(groups, len(p_BP), 4, gates // 4).permute(1, 2, 0, 3)
 
-    def begin_backward(self, p_TBP: Tensor, h_BN: Tensor) -> None:
+    def begin_backward(self, h_BN: Tensor) -> None:
         self.dz_to_h_KMN = self.weights[0].contiguous()
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:
         groups, gates, _ = self.dz_to_h_KMN.shape
         return dp_BP.view(len(dp_BP), groups, 4, gates // 4).transpose(1, 2)
 
-    def back(self, t: int, p_BP: Tensor, dp_BP: Tensor) -> Tensor:
+    def back(self, t: int, dp_BP: Tensor) -> Tensor:
         groups, batch = len(self.dz_to_h_KMN), len(dp_BP)
         dh_KBN = torch.bmm(self._split(dp_BP, groups), self.dz_to_h_KMN)
         return dh_KBN.transpose(0, 1).reshape(batch, groups * dh_KBN.shape[2])
