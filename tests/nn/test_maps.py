@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from overnight.errors import UserError
 from overnight.nn.gates import DenseGates, FactorizedGates, GateMap, GroupedGates, MultiplicativeGates
+from overnight.nn.gates.matrix import Matrix
 from overnight.nn.recurrence import Recurrent
 from overnight.nn.stack import RecurrentStack
 
@@ -224,4 +225,30 @@ def test_forget_bias(make: Callable[..., Any]) -> None:
 )
 def test_wrong_sizes_are_named(make: Callable[[], object], problem: str) -> None:
     with pytest.raises(UserError, match=problem):
+        make()
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+def test_a_row_of_zeros_under_weight_norm(groups: int | None) -> None:
+    matrix = Matrix(3, 4, 4, True, "uniform", groups)
+    weight = torch.randn(matrix.weight_v.shape)
+    weight[..., 1, :] = 0.0
+    matrix.set_(weight)
+    torch.testing.assert_close(matrix(), weight)
+    matrix().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in matrix.parameters())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GroupedGates(4, 8, groups=2.0), "groups=2.0"),
+        (lambda: FactorizedGates(4, 8, rank=2.0), "rank=2.0"),
+        (lambda: DenseGates(4, 8.0), "hidden_size=8.0"),
+        (lambda: Recurrent(DenseGates(4, 8), chunk=2.5), "chunk=2.5"),
+        (lambda: RecurrentStack(DenseGates(4, 8)), "not a list of gate maps"),
+    ],
+)
+def test_a_size_that_is_no_whole_number(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         make()

@@ -99,7 +99,7 @@ class Recurrent(nn.Module):
         super().__init__()
         if path not in ("auto", "readable", "fast"):
             raise UserError(f"{path!r} is not a recurrence path.", "Choose auto, readable or fast.")
-        if chunk is not None and chunk < 1:
+        if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
             raise UserError(f"chunk={chunk} is not a number of steps.", "Give at least 1, or None for all at once.")
         self.gates = gates
         self.path = path

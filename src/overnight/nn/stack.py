@@ -46,6 +46,8 @@ class RecurrentStack(nn.Module):
         self, gates: Iterable[GateMap], *, dropout: float = 0.0, path: Path = "auto", chunk: int | None = None
     ) -> None:
         super().__init__()
+        if isinstance(gates, nn.Module) and not isinstance(gates, nn.ModuleList):
+            raise UserError(f"The layers are one {type(gates).__name__}, not a list of gate maps.", "Write [gates].")
         maps = list(gates)
         if not maps:
             raise UserError("A recurrent stack cannot have 0 layers.", "Give at least one gate map.")

@@ -75,7 +75,7 @@ class FactorizedGates(nn.Module):
         super().__init__()
         self.output_size = width_of_h(input_size, hidden_size, output_size)
         gates, widest = 4 * hidden_size, input_size + self.output_size
-        if not 1 <= rank <= min(gates, widest):
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= min(gates, widest):
             raise UserError(
                 f"rank={rank} does not fit gates of {gates} rows over x and h of {widest} columns.",
                 f"rank must be from 1 to {min(gates, widest)}; at that rank the map is as general as DenseGates.",

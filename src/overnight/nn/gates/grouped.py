@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from overnight.errors import UserError
 from overnight.nn.gates.matrix import Matrix, gate_bias
-from overnight.nn.gates.protocol import width_of_h
+from overnight.nn.gates.protocol import whole_number, width_of_h
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ class GroupedGates(nn.Module):
     ) -> None:
         super().__init__()
         self.output_size = width_of_h(input_size, hidden_size, output_size)
-        if groups < 1:
-            raise UserError(f"A gate map cannot have groups={groups}.", "groups must be at least 1.")
+        whole_number("groups", groups)
         sizes = {"input_size": input_size, "hidden_size": hidden_size, "output_size": self.output_size}
         uneven = [f"{name}={size}" for name, size in sizes.items() if size % groups]
         if uneven:

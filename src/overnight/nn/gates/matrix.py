@@ -54,8 +54,10 @@ class Matrix(nn.Module):
     def set_(self, weight: Tensor) -> None:
         """Make W equal to ``weight``, of the same shape."""
         if self.weight_norm:
+            norm = weight.norm(dim=-1)
             self.weight_v.copy_(weight)
-            self.weight_g.copy_(weight.norm(dim=-1))
+            self.weight_v[norm == 0] = 1.0  # a direction all the same: g = 0 makes the row zero
+            self.weight_g.copy_(norm)
         else:
             self.weight.copy_(weight)
 

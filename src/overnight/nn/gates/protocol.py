@@ -39,6 +39,11 @@ def width_of_h(input_size: int, hidden_size: int, output_size: int | None) -> in
     """
     width = hidden_size if output_size is None else output_size
     for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("output_size", width)):
-        if size < 1:
-            raise UserError(f"A gate map cannot have {name}={size}.", f"{name} must be at least 1.")
+        whole_number(name, size)
     return width
+
+
+def whole_number(name: str, value: object) -> None:
+    """Raise a UserError unless it is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"A gate map cannot have {name}={value!r}.", f"{name} must be a whole number of at least 1.")
