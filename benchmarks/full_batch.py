@@ -60,6 +60,9 @@ class Arm:
 ARMS = {
     "lamb": Arm(LAMB, (0.02, 0.04, 0.08, 0.11, 0.16, 0.24), 0.08, 2e-4, (ONE_DIMENSIONAL,)),
     "lamb-all": Arm(LAMB, (0.02, 0.04, 0.08, 0.11, 0.16, 0.24), 0.08, 2e-4),
+    "nvlamb": Arm(
+        partial(LAMB, variant="nvlamb"), (0.02, 0.04, 0.08, 0.11, 0.16, 0.24), 0.08, 2e-4, (ONE_DIMENSIONAL,)
+    ),
     "lars": Arm(LARS, (2.0, 4.0, 8.0, 16.0, 32.0, 64.0), 16.0, 1e-4),
     "momentum": Arm(partial(torch.optim.SGD, momentum=0.9), (0.02, 0.035, 0.05, 0.07, 0.1, 0.2, 0.4, 0.8), 0.035),
     "adamw": Arm(torch.optim.AdamW, (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2), 1.6e-2, 0.01),

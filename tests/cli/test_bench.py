@@ -105,12 +105,14 @@ def test_what_takes_too_long_is_extrapolated_and_marked(capsys: pytest.CaptureFi
     assert max(len(batch.input_TB) for batch in spied) < 512
 
 
-def test_an_extrapolated_speed_is_near_the_measured_one(capsys: pytest.CaptureFixture[str]) -> None:
-    """Within a factor of 3, since the machine may be busy; a mistake in the arithmetic would be one of 50."""
-    quick = measured(capsys, "--preset", "long", "--minutes", "0")["trained"][0]["speed"]
-    whole = measured(capsys, "--preset", "long", "--minutes", "0.1")["trained"][0]["speed"]
-    assert quick["window"] < whole["window"] == 512
-    assert 1 / 3 < quick["bytes_per_s"] / whole["bytes_per_s"] < 3
+def test_the_extrapolation_of_a_step_that_is_a_constant_and_so_much_a_byte(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stepping._Trainer, "step", lambda _, window: 0.5 + 0.01 * window)
+    found = measured(capsys, "--preset", "long", "--minutes", "0")["trained"][0]
+    assert found["speed"]["window"] < 512
+    assert found["speed"]["step_seconds"] == pytest.approx(0.5 + 0.01 * 512)
+    assert found["speed"]["bytes_per_s"] == pytest.approx(found["global_batch_size"] * 512 / (0.5 + 0.01 * 512))
 
 
 def test_the_table_names_every_preset_and_the_reasons(capsys: pytest.CaptureFixture[str], corpus: Path) -> None:
