@@ -1,6 +1,6 @@
 """MNIST in 35 steps of the full batch: LAMB, LARS, momentum SGD and AdamW, each tuned.
 
-    python benchmarks/full_batch.py [FOLDER] [--samples 60000] [--seeds 0 1 2] [--arms lamb lars momentum adamw author]
+    python benchmarks/full_batch.py [FOLDER] [--samples 60000] [--seeds 0 1 2] [--arms lamb lars …]
     python benchmarks/full_batch.py [FOLDER] --tune
 
 The network is that of the LAMB author's own experiment (TensorFlow's tutorial: two 5 × 5 convolutions, 1024 units,
@@ -8,10 +8,10 @@ dropout 0.4; uniform Glorot weights, zero biases; images in [0, 1]), and so are 
 decay of power 0.5. ``--tune`` runs every arm at every rate of its grid on the first 2,000 images as one batch, and
 chooses by the accuracy on 5,000 other training images; the test images are not looked at. The rates in ``ARMS`` are
 the chosen ones: of six for LAMB and LARS, and of eight for the others: AdamW's best had been at the edge, momentum's
-range is narrow. Biases take no decay; they are adapted in
-``lars`` (which diverges otherwise: they would see its whole rate) and ``lamb-all``, not in ``lamb``. ``author`` is the
-first author's own code: no bias correction, gradients clipped at a norm of 1, biases adapted, a first rate of 0, a
-decay that counts from the first step on. One thread a process; bfloat16 autocast.
+range is narrow. Biases take no decay; they are adapted in ``lars`` (which diverges otherwise: they would see its whole
+rate) and ``lamb-all``, not in ``lamb`` and in ``nvlamb``, which clips the gradients at a norm of 1. ``author`` is the
+first author's own code: no bias correction, the same clipping, biases adapted, a first rate of 0, a decay that counts
+from the first step on. One thread a process; bfloat16 autocast.
 """
 
 import argparse
