@@ -5,15 +5,16 @@ Shape suffixes: T time, B streams, V = 256.
 
 import codecs
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from overnight.errors import UserError
+from overnight.evaluate.extraction import layer_index, unit_index
 from overnight.models.byte_lm import ByteLM
-from overnight.models.byte_stepper import ByteStepper
+from overnight.models.byte_stepper import ByteStepper, Fixed, State
 
 START = b"\n"
 """What an empty prompt starts from."""
@@ -31,6 +32,8 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    fix_units: Mapping[int, float] | None = None,
+    layer: int = -1,
 ) -> Iterator[list[bytes]]:
     """Continue every prompt, all of them together, one byte each a step.
 
@@ -47,6 +50,11 @@ def generate(
         top_p: probability to keep, in (0, 1]; None keeps all.
         seed: of the draws.
         dtype: of the products; None means the model's own.
+        fix_units: unit → the value that its cell state is set to at every step, from the prompt's first byte on:
+            c_t[unit] = value, then h_t = σ(o) tanh(c_t), and the next step starts from that c_t. It steers what is
+            written (Radford et al. 2017 fix the unit of sentiment). Not finite values and units that are not there are
+            refused.
+        layer: whose units these are, counted from the bottom, or from the top where negative.
 
     Returns:
         An iterator of ``length`` lists of one byte for each prompt.
@@ -72,8 +80,10 @@ def generate(
         raise UserError(f"length={length} generates nothing.", "Give at least 1 byte.")
     if not prompts:
         raise UserError("There is no prompt to continue.", "Give at least one; it may be empty.")
+    fixed = _fixed(model, fix_units or {}, layer)
     filled = [prompt or START for prompt in prompts]
-    return _stream(model, filled, length, _Sampler(model.output.weight.device, temperature, top_k, top_p, seed), dtype)
+    sampler = _Sampler(model.output.weight.device, temperature, top_k, top_p, seed)
+    return _stream(model, filled, length, sampler, dtype, fixed)
 
 
 def text(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -119,18 +129,49 @@ class _Sampler:
         return order_BV.gather(1, rank_B1).squeeze(1)
 
 
+def _fixed(model: ByteLM, fix_units: Mapping[int, float], layer: int) -> Fixed:
+    index = layer_index(model, layer)
+    for unit, value in fix_units.items():
+        unit_index(model, unit)
+        if not math.isfinite(value):
+            raise UserError(f"Unit {unit} cannot be fixed at {value}.", "Give a finite number, such as 1.0 or -1.0.")
+    return {index: fix_units} if fix_units else {}
+
+
 @torch.no_grad()  # torch leaves the mode at every yield, so it does not reach the caller's code
 def _stream(
-    model: ByteLM, prompts: list[bytes], length: int, sampler: _Sampler, dtype: torch.dtype | None
+    model: ByteLM, prompts: list[bytes], length: int, sampler: _Sampler, dtype: torch.dtype | None, fixed: Fixed
 ) -> Iterator[list[bytes]]:
-    stepper = ByteStepper(model, dtype)
-    logits_BV, carry = _read(model, prompts)
-    state = stepper.state(carry)
+    stepper = ByteStepper(model, dtype, fixed)
+    if fixed:
+        logits_BV, state = _step_through(stepper, model, prompts)
+    else:
+        logits_BV, carry = _read(model, prompts)
+        state = stepper.state(carry)
     for left in range(length, 0, -1):
         ids_B = sampler(logits_BV)
         yield [bytes((value,)) for value in ids_B.tolist()]
         if left > 1:
             logits_BV, state = stepper.step(ids_B, state)
+
+
+def _step_through(stepper: ByteStepper, model: ByteLM, prompts: list[bytes]) -> tuple[Tensor, State]:
+    """Like ``_read``, but a byte at a time, since the units are fixed while the prompt is read as well.
+
+    Streams whose prompt has not begun start over from zeros at every step.
+    """
+    longest, device = max(map(len, prompts)), model.output.weight.device
+    zero = state = stepper.state(model.initial_carry(len(prompts)))
+    begun_B1 = torch.zeros(len(prompts), 1, dtype=torch.bool, device=device)
+    for t in range(-longest, 0):
+        ids_B = torch.tensor([prompt[t] if -t <= len(prompt) else 0 for prompt in prompts], device=device)
+        state = [
+            (torch.where(begun_B1, h, h0), torch.where(begun_B1, c, c0))
+            for (h, c), (h0, c0) in zip(state, zero, strict=True)
+        ]
+        logits_BV, state = stepper.step(ids_B, state)
+        begun_B1 = torch.tensor([[-t <= len(prompt)] for prompt in prompts], device=device)
+    return logits_BV, state
 
 
 def _read(model: ByteLM, prompts: list[bytes]) -> tuple[Tensor, Any]:

@@ -6,6 +6,8 @@ most of the time beside a single one. Here that is done once, and the 256 possib
 Shape suffixes as in ``overnight.models.byte_lm``; P = width of a projected input.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,7 @@ from overnight.nn.recurrence import Recurrent
 from overnight.nn.stepping import FoldedLayer
 
 State = list[tuple[Tensor, Tensor]]
+Fixed = Mapping[int, Mapping[int, float]]
 
 
 class ByteStepper:
@@ -25,6 +28,8 @@ class ByteStepper:
     Args:
         model: the model; it is not changed.
         dtype: of the products; None means the model's own. ``torch.bfloat16`` halves the memory that each byte reads.
+        fixed: layer (from 0, the bottom) → unit → value: that unit's cell state is set to the value after every cell
+            update and before h is taken from it, c_t[unit] = value and then h_t = σ(o) tanh(c_t).
 
     Example:
         >>> model = ByteLM(hidden_size=32)
@@ -35,10 +40,10 @@ class ByteStepper:
     """
 
     @torch.no_grad()
-    def __init__(self, model: ByteLM, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: ByteLM, dtype: torch.dtype | None = None, fixed: Fixed | None = None) -> None:
         self.dtype = model.output.weight.dtype if dtype is None else dtype
         layers = [layer for layer in model.layers if isinstance(layer, Recurrent)]
-        self._layers = [FoldedLayer(layer, self.dtype) for layer in layers]
+        self._layers = [FoldedLayer(layer, self.dtype, (fixed or {}).get(index)) for index, layer in enumerate(layers)]
         self._table_VP = self._layers[0].folded.project(model.embedding.weight.detach().to(self.dtype))
         self._output_weight_VH = model.output.weight.detach().to(self.dtype, copy=True)
         self._output_bias_V = model.output.bias.detach().to(self.dtype, copy=True)

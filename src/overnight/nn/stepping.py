@@ -4,7 +4,7 @@ A layer's own call normalises and casts its weights, which is nothing beside a s
 single step. Here that is done once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 import torch
@@ -24,19 +24,28 @@ class FoldedLayer:
     Args:
         layer: with its projection, if it has one.
         dtype: of the products and of h; c is float32 or wider.
+        fixed: unit → value that its cell state is set to in every step, before h is taken from it.
     """
 
     @torch.no_grad()
-    def __init__(self, layer: Recurrent, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Recurrent, dtype: torch.dtype, fixed: Mapping[int, float] | None = None) -> None:
         # a weight that is neither normalised nor cast would still be the layer's own
         self.folded: Folded = deepcopy(layer.gates.fold(dtype))
         self.projection_NH = None if layer.projection is None else deepcopy(layer.projection().to(dtype))
         self.dtype, self.wide = dtype, torch.promote_types(dtype, torch.float32)
+        device = next(layer.parameters()).device
+        self._units = torch.tensor(list(fixed or {}), dtype=torch.long, device=device)
+        self._values = torch.tensor(list((fixed or {}).values()), dtype=self.wide, device=device)
 
     def step(self, p_BP: Tensor, state: State) -> State:
         """One step from ``self.folded.project(x)``."""
         h_BN, c_BH = state
-        h_BH, c_BH = cell(self.folded.preactivation(p_BP, h_BN.to(self.dtype)), c_BH.to(self.wide))
+        z_BG = self.folded.preactivation(p_BP, h_BN.to(self.dtype))
+        h_BH, c_BH = cell(z_BG, c_BH.to(self.wide))
+        if len(self._units):
+            c_BH[:, self._units] = self._values
+            o_BG = z_BG.chunk(4, dim=-1)[3].to(self.wide)
+            h_BH[:, self._units] = torch.sigmoid(o_BG[:, self._units]) * torch.tanh(self._values)
         h_BH = h_BH.to(self.dtype)
         return (h_BH if self.projection_NH is None else F.linear(h_BH, self.projection_NH)), c_BH
 
