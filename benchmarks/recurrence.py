@@ -3,7 +3,8 @@
     python benchmarks/recurrence.py [--device cuda] [--maps multiplicative] [--sizes 1024/128/64] [--json FILE]
 
 Sizes are units/batch/steps. ``-projected`` maps have h of a quarter of the units (an eighth from 8192 on) and an input
-as wide; the others read 64 numbers a step, as the byte model does. F-LSTM's rank is half of h, G-LSTM has 4 groups.
+as wide; the others read 64 numbers a step. The multiplicative map reads bytes, as the byte model does: embedded for the
+rivals, looked up in a table of projected bytes by the fast path; both give the embedding's gradient. F-LSTM's rank is half of h, G-LSTM has 4 groups.
 A contestant's forward runs without a graph; forward and backward give every weight's gradient and the input's. All take
 turns, round after round; medians. GFLOP/s count the products only (a backward as two forwards), "floor" is the share of
 the speed of the same products with no cell at all, "peak" that of one large product.
@@ -32,7 +33,7 @@ from overnight.train.host import keep_freed_memory
 
 MAPS = ("multiplicative", "dense", "factorized", "grouped", "dense-projected", "factorized-projected",
         "grouped-projected")  # fmt: skip
-BYTE_WIDTH, GROUPS = 64, 4
+BYTES, BYTE_WIDTH, GROUPS = 256, 64, 4
 SIZES = {
     "cpu": {
         "multiplicative": ["1024/128/64", "512/64/64", "1024/512/64", "256/16/32"],
@@ -46,11 +47,25 @@ CONTESTANTS = ("fast bf16", "fast fp32", "readable bf16", "naive fp32", "naive b
 DIRECTIONS = ("forward", "forward_backward")
 
 
+class OfBytes(nn.Module):
+    """An embedding of bytes and the module on it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.embedding = module, nn.Embedding(BYTES, BYTE_WIDTH)
+
+    def forward(self, ids_TB: Tensor) -> Any:
+        if isinstance(self.module, Recurrent):
+            return self.module.look_up(ids_TB, self.embedding.weight)
+        return self.module(self.embedding(ids_TB))
+
+
 class Recurrence:
     """A module that takes the input of all steps, ready to be timed."""
 
-    def __init__(self, module: nn.Module, x_TBD: Tensor, precision: str) -> None:
-        self.module, self.x, self.bf16 = module.to(x_TBD.device), x_TBD, precision == BF16
+    def __init__(self, module: nn.Module, x: Tensor, precision: str) -> None:
+        module = module if x.is_floating_point() else OfBytes(module)
+        self.module, self.x, self.bf16 = module.to(x.device), x, precision == BF16
         self.gradient: Tensor | None = None
 
     def _run(self) -> Tensor:
@@ -73,17 +88,17 @@ class Recurrence:
         self.x.grad = None
 
 
-def contestant(name: str, case: Case, x_TBD: Tensor) -> Any:
+def contestant(name: str, case: Case, x: Tensor) -> Any:
     what, _, precision = name.partition(" ")
     if what == "products":
-        return ProductsOnly(case, torch.bfloat16 if precision == BF16 else torch.float32, x_TBD.device.type)
+        return ProductsOnly(case, torch.bfloat16 if precision == BF16 else torch.float32, x.device.type)
     builds: dict[str, Callable[[], nn.Module]] = {
         "fast": lambda: Recurrent(case.gate_map(), "fast"),
         "readable": lambda: Recurrent(case.gate_map(), "readable"),
         "naive": lambda: NaiveLoop(case),
         "nn.LSTM": lambda: TorchLSTM(case),
     }
-    return Recurrence(builds[what](), x_TBD, precision)
+    return Recurrence(builds[what](), x, precision)
 
 
 def seconds(work: Callable[[], object], cuda: bool) -> float:
@@ -116,7 +131,10 @@ def one_turn(entry: Any, cuda: bool) -> tuple[float, float, int]:
 def race(case: Case, names: list[str], device: str, budget: float, least: int) -> dict[str, list[tuple[float, ...]]]:
     """Turns of every contestant, in rounds, after a round to warm up; those that run out of memory leave."""
     cuda = device == "cuda"
-    x = torch.randn(case.time, case.batch, case.width, device=device, requires_grad=True)
+    if case.gates == "multiplicative" and not case.projected:
+        x = torch.randint(BYTES, (case.time, case.batch), device=device)
+    else:
+        x = torch.randn(case.time, case.batch, case.width, device=device, requires_grad=True)
     racing: dict[str, Any] = {}
     turns: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     round_, started = 0, 0.0

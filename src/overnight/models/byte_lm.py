@@ -9,7 +9,6 @@ Shape suffixes: T time, B lanes, D embedding width, H hidden, L layers, V = 256.
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overnight.errors import UserError
@@ -87,10 +86,14 @@ class ByteLM(nn.Module):
         """Bytes → the last layer's h [T, B, H] and the new carry."""
         if carry is None:
             carry = self.initial_carry(ids_TB.shape[1])
-        x = F.embedding(ids_TB, self.embedding.weight)
         h_last, c_last = [], []
+        x = ids_TB
         for index, layer in enumerate(self.layers):
-            x, (h_BH, c_BH) = layer(x, (carry["h"][:, index], carry["c"][:, index]), reset_TB)
+            state = carry["h"][:, index], carry["c"][:, index]
+            if index == 0:
+                x, (h_BH, c_BH) = layer.look_up(ids_TB, self.embedding.weight, state, reset_TB)
+            else:
+                x, (h_BH, c_BH) = layer(x, state, reset_TB)
             h_last.append(h_BH.float())
             c_last.append(c_BH)
         return x, {"h": torch.stack(h_last, 1), "c": torch.stack(c_last, 1)}

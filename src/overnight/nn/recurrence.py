@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from overnight.errors import UserError
 from overnight.nn.fast.sequence import fast_recurrence, serves
+from overnight.nn.fast.table import look_up
 from overnight.nn.gates import Folded, GateMap, Matrix
 
 Path = Literal["auto", "readable", "fast"]
@@ -126,15 +127,60 @@ class Recurrent(nn.Module):
             ValueError: for an input, state or mask of the wrong shape or kind.
         """
         check_call(x_TBD, state, reset_TB, self.gates)
-        dtype = _compute_dtype(x_TBD)
-        wide = torch.promote_types(x_TBD.dtype, torch.float32)
+        return self._run(x_TBD, x_TBD.shape[1], state, reset_TB, None)
+
+    def look_up(
+        self,
+        ids_TB: Tensor,
+        table_VD: Tensor,
+        state: tuple[Tensor, Tensor] | None = None,
+        reset_TB: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The layer on ``table[ids]``: inputs of V values, as bytes are. Otherwise as ``forward``.
+
+        Where there are more steps than values, the V values are projected instead of the T·B inputs (Puri et al. 2018
+        have 256 for 32,768 · 256 inputs).
+
+        Args:
+            ids_TB: int64 rows of the table.
+            table_VD: an embedding's weight.
+
+        Raises:
+            ValueError: for ids, a table, state or mask of the wrong shape or kind.
+
+        Example:
+            >>> from overnight.nn.gates import DenseGates
+            >>> layer, embedding = Recurrent(DenseGates(8, 16)), nn.Embedding(256, 8)
+            >>> h, state = layer.look_up(torch.randint(256, (5, 2)), embedding.weight)
+            >>> h.shape
+            torch.Size([5, 2, 16])
+        """
+        if ids_TB.dim() != 2 or ids_TB.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"The ids are {ids_TB.dtype} of shape {tuple(ids_TB.shape)}; expected int64 [T, B].")
+        if table_VD.dim() != 2:
+            raise ValueError(f"The table has shape {tuple(table_VD.shape)}; expected [V, {self.gates.input_size}].")
+        if torch.compiler.is_exporting() or self.path == "readable" or ids_TB.numel() <= len(table_VD):
+            return self(F.embedding(ids_TB, table_VD), state, reset_TB)
+        check_call(table_VD[0].expand(*ids_TB.shape, -1), state, reset_TB, self.gates)
+        return self._run(table_VD, ids_TB.shape[1], state, reset_TB, ids_TB)
+
+    def _run(
+        self,
+        x: Tensor,
+        batch: int,
+        state: tuple[Tensor, Tensor] | None,
+        reset_TB: Tensor | None,
+        ids_TB: Tensor | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x is the input [T, B, D], or the table [V, D] that ids are looked up in."""
+        dtype = _compute_dtype(x)
+        wide = torch.promote_types(x.dtype, torch.float32)
         if state is None:
-            batch = x_TBD.shape[1]
-            h_BN = x_TBD.new_zeros(batch, self.gates.output_size, dtype=dtype)
-            c_BH = x_TBD.new_zeros(batch, self.gates.hidden_size, dtype=wide)
+            h_BN = x.new_zeros(batch, self.gates.output_size, dtype=dtype)
+            c_BH = x.new_zeros(batch, self.gates.hidden_size, dtype=wide)
         else:
             h_BN, c_BH = state[0], state[1].to(wide)
-        with torch.autocast(x_TBD.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             folded = self.gates.fold(dtype)
             projection_NH = None if self.projection is None else self.projection().to(dtype)
             # an exported program has standard operations only
@@ -143,12 +189,15 @@ class Recurrent(nn.Module):
                 what = "torch.export" if torch.compiler.is_exporting() else type(self.gates).__name__
                 raise UserError(f"No fast path serves {what}.", "Set path='auto'.")
             run = fast_recurrence if fast else recurrence
+            table_VP = None if ids_TB is None else folded.project(x.to(dtype))
 
             def steps(x: Tensor, h: Tensor, c: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-                return run(folded, folded.project(x.to(dtype)), h, c, reset, projection_NH)
+                p_TBP = folded.project(x.to(dtype)) if table_VP is None else look_up(table_VP, x)
+                return run(folded, p_TBP, h, c, reset, projection_NH)
 
-            chunk = self.chunk or max(1, len(x_TBD))
-            h_TBN, h_BN, c_BH = _in_chunks(steps, chunk, x_TBD, h_BN, c_BH, reset_TB)
+            inputs = x if ids_TB is None else ids_TB
+            chunk = self.chunk or max(1, len(inputs))
+            h_TBN, h_BN, c_BH = _in_chunks(steps, chunk, inputs, h_BN, c_BH, reset_TB)
         return h_TBN, (h_BN, c_BH)
 
 
