@@ -14,7 +14,7 @@ from torch import Tensor
 
 from overnight.models.byte_lm import ByteLM, Carry
 from overnight.nn.recurrence import Recurrent
-from overnight.nn.stepping import FoldedLayer
+from overnight.nn.stepping import FoldedLayer, LaneFixed
 
 State = list[tuple[Tensor, Tensor]]
 Fixed = Mapping[int, Mapping[int, float]]
@@ -54,14 +54,20 @@ class ByteStepper:
         return [(h_BH.to(self.dtype), c_BH) for h_BH, c_BH in pairs]
 
     @torch.no_grad()
-    def step(self, ids_B: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read one byte of every lane → logits [B, 256] for the next one, in float32 or wider, and the new state."""
+    def step(
+        self, ids_B: Tensor, state: State, lane_fixed: Mapping[int, LaneFixed] | None = None
+    ) -> tuple[Tensor, State]:
+        """Read one byte of every lane → logits [B, 256] for the next one, in float32 or wider, and the new state.
+
+        ``lane_fixed`` is, for layers from the bottom, what ``fixed`` is for all lanes: units fixed in single lanes, as
+        (lanes, units, values).
+        """
         new: State = []
         x_BH = p_BP = self._table_VP[ids_B]
         for index, (layer, last) in enumerate(zip(self._layers, state, strict=True)):
             if index:
                 p_BP = layer.folded.project(x_BH)
-            new.append(layer.step(p_BP, last))
+            new.append(layer.step(p_BP, last, (lane_fixed or {}).get(index)))
             x_BH = new[-1][0]
         logits_BV = F.linear(x_BH, self._output_weight_VH, self._output_bias_V)
         return logits_BV.to(torch.promote_types(self.dtype, torch.float32)), new

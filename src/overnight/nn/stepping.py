@@ -15,6 +15,9 @@ from overnight.nn.gates import Folded
 from overnight.nn.recurrence import Recurrent, cell, check_call
 from overnight.nn.stack import RecurrentStack, State
 
+LaneFixed = tuple[Tensor, Tensor, Tensor]
+"""Lanes and units, int64, and the float32 values of these units' cell states in these lanes, all of one length."""
+
 
 class FoldedLayer:
     """One layer's weights, folded: p and (h, c) → (h, c) of the next step.
@@ -37,8 +40,8 @@ class FoldedLayer:
         self._units = torch.tensor(list(fixed or {}), dtype=torch.long, device=device)
         self._values = torch.tensor(list((fixed or {}).values()), dtype=self.wide, device=device)
 
-    def step(self, p_BP: Tensor, state: State) -> State:
-        """One step from ``self.folded.project(x)``."""
+    def step(self, p_BP: Tensor, state: State, lane_fixed: LaneFixed | None = None) -> State:
+        """One step from ``self.folded.project(x)``; ``lane_fixed`` are units fixed in single lanes, in this step."""
         h_BN, c_BH = state
         z_BG = self.folded.preactivation(p_BP, h_BN.to(self.dtype))
         h_BH, c_BH = cell(z_BG, c_BH.to(self.wide))
@@ -46,6 +49,11 @@ class FoldedLayer:
             c_BH[:, self._units] = self._values
             o_BG = z_BG.chunk(4, dim=-1)[3].to(self.wide)
             h_BH[:, self._units] = torch.sigmoid(o_BG[:, self._units]) * torch.tanh(self._values)
+        if lane_fixed is not None:
+            lanes, units, values = lane_fixed
+            c_BH[lanes, units] = values
+            o_BG = z_BG.chunk(4, dim=-1)[3].to(self.wide)
+            h_BH[lanes, units] = torch.sigmoid(o_BG[lanes, units]) * torch.tanh(values)
         h_BH = h_BH.to(self.dtype)
         return (h_BH if self.projection_NH is None else F.linear(h_BH, self.projection_NH)), c_BH
 
