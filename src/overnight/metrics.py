@@ -1,6 +1,11 @@
 """Metrics of sums and counts, so that batches, ranks and restarts add up."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from overnight.errors import UserError
 
 
 def bits_per_byte(nats: float, count: int) -> float:
@@ -10,3 +15,53 @@ def bits_per_byte(nats: float, count: int) -> float:
     8.0
     """
     return nats / math.log(2) / count if count else math.nan
+
+
+def perplexity(nats: float, count: int) -> float:
+    """Summed negative log-likelihood in nats over a count of tokens → perplexity = exp(nats / tokens).
+
+    What stands for a token (whether the end of a sentence is one) is the corpus's to say: docs/word_models.md.
+
+    >>> round(perplexity(math.log(10_000) * 7, 7), 6)
+    10000.0
+    """
+    if not count:
+        return math.nan
+    mean = nats / count
+    return math.exp(mean) if mean < 700 else math.inf
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a run's losses are told as; the lower, the better.
+
+    Attributes:
+        name: key in the run folder's records.
+        title: in words.
+        counted: what the targets are.
+        of: (summed nats, count) → value.
+    """
+
+    name: str
+    title: str
+    counted: str
+    of: Callable[[float, int], float]
+
+
+METRICS = {
+    "bits_per_byte": Metric("bits_per_byte", "bits per byte", "bytes", bits_per_byte),
+    "perplexity": Metric("perplexity", "perplexity", "words", perplexity),
+}
+"""By name: a task says which is its own (``metric``)."""
+
+
+def metric_of(task: Any) -> Metric:
+    """What a task's losses are told as.
+
+    Raises:
+        UserError: if it names a metric that there is not.
+    """
+    name = getattr(task, "metric", "bits_per_byte")
+    if name not in METRICS:
+        raise UserError(f"There is no metric {name!r}.", f"A task's metric is one of {', '.join(METRICS)}.")
+    return METRICS[name]

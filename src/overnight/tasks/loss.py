@@ -15,15 +15,22 @@ class Loss:
         total: summed loss in nats, with its graph.
         count: how many targets it sums over.
         carry: recurrent state after the micro-batch, lanes first; empty for models without.
+        objective: what is differentiated in the place of ``total`` where that is something else (a penalty added, a
+            sum over time in the place of a mean): summed over the same count. It is not logged.
     """
 
     total: Tensor
     count: int
     carry: Mapping[str, Tensor] = field(default_factory=dict)
+    objective: Tensor | None = None
 
 
 class Task(Protocol):
-    """What the trainer asks of a task; tasks are ``nn.Module`` s that hold their model as ``model``."""
+    """What the trainer asks of a task; tasks are ``nn.Module`` s that hold their model as ``model``.
+
+    ``metric`` is a name in ``overnight.metrics.METRICS``: what losses are told as. A task without is told in bits per
+    byte.
+    """
 
     model: Any
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from overnight.errors import UserError
+from overnight.metrics import metric_of
 from overnight.schedule.curves import Progress
+from overnight.train.average import WeightAverage
 from overnight.train.batches import BatchPlan, plan_batches
 from overnight.train.components import Component, import_path
 from overnight.train.distributed import World
@@ -18,7 +20,10 @@ from overnight.train.run import Run
 
 @dataclass(frozen=True)
 class Parts:
-    """What a rank trains with; ``peaks`` are the peak rates of the optimizer's parameter groups."""
+    """What a rank trains with; ``peaks`` are the peak rates of the optimizer's parameter groups.
+
+    ``ema`` is the average of the weights, of a run that has one.
+    """
 
     precision: Precision
     plan: BatchPlan
@@ -26,6 +31,7 @@ class Parts:
     task: Any
     optimizer: torch.optim.Optimizer
     peaks: list[float]
+    ema: WeightAverage | None
 
 
 def build(run: Run, world: World) -> Parts:
@@ -43,11 +49,13 @@ def build(run: Run, world: World) -> Parts:
     for method in ("initial_carry", "count"):
         if not callable(getattr(task, method, None)):
             raise UserError(f"{import_path(run.task.func)} is no task: it has no {method}().", "See overnight.tasks.")
+    metric_of(task)
     task.train()
     optimizer = _optimizer(run, model)
     construct("schedule", run.schedule, progress=Progress(0, run.global_batch_size, 2 * run.global_batch_size))
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    return Parts(precision, plan, data, task, optimizer, peaks)
+    ema = construct("ema", run.ema, model=model, batch=run.global_batch_size) if run.ema is not None else None
+    return Parts(precision, plan, data, task, optimizer, peaks, ema)
 
 
 def construct(name: str, component: Component, **given: Any) -> Any:

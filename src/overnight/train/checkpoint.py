@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Checkpoint:
         carry: recurrent state by global lane.
         rng: generator states, first dimension the rank.
         state: step, samples, and whatever else is plain data.
+        ema: the average of the weights, of a run that has one.
     """
 
     model: Mapping[str, Tensor]
@@ -33,9 +34,12 @@ class Checkpoint:
     carry: Mapping[str, Tensor]
     rng: Mapping[str, Tensor]
     state: Mapping[str, Any]
+    ema: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-GROUPS = ("model", "optimizer", "carry", "rng")
+GROUPS = ("model", "optimizer", "carry", "rng", "ema")
+WHERE_ANY = ("ema",)
+"""Groups that have a file only where there is something in them."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
@@ -47,8 +51,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep_last: int) -> Pat
 
     def fill(aside: Path) -> None:
         for group in GROUPS:
-            tensors = {name: t.detach().contiguous() for name, t in getattr(checkpoint, group).items()}
-            save_file(tensors, aside / f"{group}.safetensors")
+            tensors = _apart(getattr(checkpoint, group))
+            if tensors or group not in WHERE_ANY:
+                save_file(tensors, aside / f"{group}.safetensors")
         (aside / "state.json").write_text(json.dumps(dict(checkpoint.state), indent=1) + "\n", encoding="utf-8")
 
     path = folder / f"{checkpoint.state['step']:08d}"
@@ -59,6 +64,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep_last: int) -> Pat
         if int(old.name) != best:
             remove_folder(old)
     return path
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, each with a memory of its own: safetensors refuses tied weights."""
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if address and address in seen else tensor
+        seen.add(address)
+    return apart
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -80,15 +97,15 @@ def best_step(folder: Path) -> int | None:
         return None
 
 
-def mark_best(folder: Path, step: int, bits_per_byte: float) -> None:
-    """Say which checkpoint is the best so far."""
-    write_json(folder / "best.json", {"step": step, "bits_per_byte": bits_per_byte})
+def mark_best(folder: Path, best: Mapping[str, Any]) -> None:
+    """Say which checkpoint is the best so far: its step, and its value of the run's metric."""
+    write_json(folder / "best.json", dict(best))
 
 
 def _follow_best(folder: Path, best: Mapping[str, Any] | None) -> None:
     """Let best.json say what a training state says, if that checkpoint is there to be used."""
     if best is not None and best["step"] != best_step(folder) and (folder / f"{best['step']:08d}").is_dir():
-        mark_best(folder, best["step"], best["bits_per_byte"])
+        mark_best(folder, best)
 
 
 def drop_after(folder: Path, step: int, best: Mapping[str, Any] | None) -> None:
@@ -135,7 +152,9 @@ def load_checkpoint(path: Path, groups: tuple[str, ...] = GROUPS) -> Checkpoint:
     problem = verify_folder(path)
     if problem is None:
         try:
-            read = {group: load_file(path / f"{group}.safetensors") if group in groups else {} for group in GROUPS}
+            files = {group: path / f"{group}.safetensors" for group in GROUPS}
+            absent = [group for group in WHERE_ANY if not files[group].exists()]
+            read = {g: load_file(file) if g in groups and g not in absent else {} for g, file in files.items()}
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             return Checkpoint(**read, state=state)
         except (OSError, ValueError, SafetensorError) as error:
@@ -221,7 +240,7 @@ class LoadedModel:
 
 
 def load_model(run: str | Path, which: str = "best") -> LoadedModel:
-    """The model of a run folder.
+    """The model of a run folder, with the average of its weights where the run kept one.
 
     Args:
         run: the run folder.
@@ -236,14 +255,19 @@ def load_model(run: str | Path, which: str = "best") -> LoadedModel:
     run = Path(run)
     path = choose_checkpoint(run, which)
     settings = read_run_json(run)
-    checkpoint = load_checkpoint(path, ("model",))
+    checkpoint = load_checkpoint(path, ("model", "ema"))
     build = from_json(settings["run"]["model"])
     if not (isinstance(build, partial) and isinstance(build.func, type) and issubclass(build.func, nn.Module)):
         raise UserError(f"{run / 'run.json'} does not name a model.", "Restore it from a copy.")
     model: nn.Module = build()
-    load_weights(model, checkpoint.model, path)
+    # an average without some of the weights has those as they are
+    load_weights(model, {**checkpoint.model, **_of_dtype(checkpoint.ema, checkpoint.model)}, path)
     corpus = settings["run"].get("data", {}).get("kwargs", {}).get("corpus")
     return LoadedModel(model.eval(), settings, int(checkpoint.state["step"]), Path(corpus) if corpus else None)
+
+
+def _of_dtype(average: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(weights[name].dtype) for name, tensor in average.items() if name in weights}
 
 
 def read_run_json(run: Path) -> dict[str, Any]:

@@ -18,9 +18,12 @@ TRUSTED = (
     "overnight.optim.",
     "overnight.schedule.",
     "overnight.data.lanes.",
+    "overnight.data.words.lanes.",
     "overnight.models.",
     "overnight.tasks.",
     "overnight.evaluate.training.",
+    "overnight.evaluate.words.",
+    "overnight.train.average.",
     "torch.optim.",
     "torch.nn.",
 )

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from overnight.metrics import METRICS
 from overnight.train.record import StepRecord
 from overnight.train.run import Run
 
@@ -29,7 +30,7 @@ def print_prologue(run: Run, folder: Path, derived: Mapping[str, Any], step: int
         "run": f"{folder}" + (f", resumed at step {step:,}" if step else ""),
         "recipe": run.recipe,
         "parameters": f"{derived['parameters']:,}",
-        "batch": f"{derived['batch']}; {derived['tokens_per_step']:,} bytes a step",
+        "batch": f"{derived['batch']}; {derived['tokens_per_step']:,} {derived.get('counted', 'bytes')} a step",
         "budget": f"{budget}; {derived['steps_per_epoch']:,} steps an epoch",
         "rate": f"{derived['lr']:g} at its peak, {run.schedule.func.__name__}",
         "precision": f"{derived['precision']} ({derived['precision_reason']}), {derived['threads']} threads",
@@ -70,11 +71,12 @@ class ConsoleSink:
             self.console.print(self._words(record), soft_wrap=True)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
+        metric = next(metric for metric in METRICS.values() if metric.name in record)
         known = math.isfinite(record["low"]) and math.isfinite(record["high"])
         interval = f"{record['low']:.4f} to {record['high']:.4f}, " if known else ""
         self.console.print(
-            f"step {record['step']:,}: held-out {record['bits_per_byte']:.4f} bits per byte "
-            f"({interval}{record['bytes']:,} bytes)",
+            f"step {record['step']:,}: held-out {record[metric.name]:.4f} {metric.title} "
+            f"({interval}{record[metric.counted]:,} {metric.counted})",
             soft_wrap=True,
         )
 
@@ -94,9 +96,13 @@ class ConsoleSink:
 
     def _words(self, record: StepRecord) -> str:
         skipped = f"  skipped {record.skipped}" if record.skipped else ""
+        if record.perplexity is not None:
+            told, rate = f"perplexity {record.perplexity:,.1f}", f"{record.tokens_per_s:,.0f} words/s"
+        else:
+            told, rate = f"{record.bits_per_byte or math.nan:.3f} bits per byte", _rate(record.tokens_per_s)
         return (
-            f"{self._fraction():4.0%}  step {record.step:,}  {record.bits_per_byte:.3f} bits per byte  "
-            f"{_rate(record.tokens_per_s)}  {_clock(self._seconds_left())} left{skipped}"
+            f"{self._fraction():4.0%}  step {record.step:,}  {told}  "
+            f"{rate}  {_clock(self._seconds_left())} left{skipped}"
         )
 
     def _row(self, record: StepRecord) -> Table:

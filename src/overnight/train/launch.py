@@ -3,7 +3,7 @@
 import os
 import platform
 import signal
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from overnight.errors import UserError
+from overnight.metrics import metric_of
 from overnight.train.budget import Budget
 from overnight.train.build import Parts, build
 from overnight.train.components import Component
@@ -77,7 +78,7 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
         budget = Budget(run, parts.data.steps_per_epoch)
         if resuming:
             decided = (set(run.optimizer.keywords) | _keywords(run.param_groups)) - {"lr"}
-            restore(folder, options.checkpoint, state, stepper, world, run.global_batch_size, decided)
+            restore(folder, options.checkpoint, state, stepper, world, run.global_batch_size, decided, parts.ema)
             budget.observe(state.applied, state.seconds)
         sinks: list[Sink] = []
 
@@ -94,7 +95,9 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
 
         world.on_main(start)
         stop = stack.enter_context(catch_signals())
-        loop = Loop(run, folder, world, parts.plan, stepper, parts.data, budget, state, sinks, stop, parts.peaks)
+        loop = Loop(
+            run, folder, world, parts.plan, stepper, parts.data, budget, state, sinks, stop, parts.peaks, parts.ema
+        )
         if world.is_main and not options.quiet:
             shown = ConsoleSink(lambda: budget.fraction(state.step, state.seconds), loop.seconds_left)
             _add(sinks, shown, stack)
@@ -144,6 +147,7 @@ def _agree(parts: Parts, world: World) -> None:
 def _derived(run: Run, parts: Parts, budget: Budget, threads: int, world: World) -> dict[str, Any]:
     """What follows from the settings, for the record and for the eye."""
     cuda = world.device.type == "cuda"
+    metric, vocabulary = metric_of(parts.task), getattr(parts.data, "vocabulary_digest", None)
     return {
         "parameters": sum(p.numel() for group in parts.optimizer.param_groups for p in group["params"]),
         "batch": str(parts.plan),
@@ -155,6 +159,8 @@ def _derived(run: Run, parts: Parts, budget: Budget, threads: int, world: World)
         "precision": parts.precision.name,
         "precision_reason": parts.precision.reason,
         "corpus_digest": getattr(parts.data, "digest", None),
+        **({"vocabulary_digest": vocabulary} if vocabulary else {}),
+        **({} if metric.name == "bits_per_byte" else {"metric": metric.name, "counted": metric.counted}),
         "device": torch.cuda.get_device_name(world.device) if cuda else platform.machine(),
         "threads": threads,
         "cores": os.cpu_count(),
@@ -192,7 +198,7 @@ def _sum_up(loop: Loop) -> dict[str, Any]:
         for sink in loop.sinks:
             if isinstance(sink, ConsoleSink):
                 sink.say("the last evaluation, on more of the held-out text …")
-        with loop.stop.at_once():
+        with loop.stop.at_once(), loop.ema.applied() if loop.ema is not None else nullcontext():
             found = run.evaluate(model=model, autocast_dtype=loop.stepper.precision.dtype, final=True)
             baselines = run.baselines() if run.baselines is not None else []
         final = {"step": loop.state.step} | found

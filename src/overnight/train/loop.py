@@ -5,6 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 import torch.distributed as dist
 
 from overnight.errors import UserError
-from overnight.metrics import bits_per_byte
+from overnight.metrics import METRICS, metric_of
+from overnight.train.average import WeightAverage
 from overnight.train.batches import BatchPlan
 from overnight.train.budget import Budget
 from overnight.train.checkpoint import flatten_optimizer, save_checkpoint
@@ -36,6 +38,7 @@ class Loop:
         sinks: take the records, on rank 0.
         stop: set by a signal on this rank.
         peaks: peak rates of the optimizer's parameter groups.
+        ema: the average of the weights, which is evaluated in their place; None for none.
         stopped_by: the signal that ended the loop, on whichever rank it came.
     """
 
@@ -50,10 +53,12 @@ class Loop:
     sinks: Sequence[Sink]
     stop: StopRequest
     peaks: Sequence[float]
+    ema: WeightAverage | None = None
     stopped_by: signal.Signals | None = None
 
     def __post_init__(self) -> None:
         self.meter = Meter()
+        self.metric = metric_of(self.stepper.task)
         self.saved_seconds = self.state.seconds
         self._clock = time.monotonic() - self.state.seconds
 
@@ -115,6 +120,8 @@ class Loop:
                 self.world.together(lambda: flatten_optimizer(self.stepper.optimizer))
             state.skipped_in_a_row = 0
             state.applied += run.global_batch_size
+            if self.ema is not None:
+                self.ema.update()
             self.meter.add(result.total, result.grad_norm, result.count)
 
     def _give_up(self) -> None:
@@ -148,7 +155,8 @@ class Loop:
             tokens=state.tokens,
             seconds=round(state.seconds, 3),
             loss=total / count if count else math.nan,
-            bits_per_byte=bits_per_byte(total, int(count)),
+            bits_per_byte=self._told("bits_per_byte", total, int(count)),
+            perplexity=self._told("perplexity", total, int(count)),
             lr=self.lr,
             grad_norm=reading["grad_norm"],
             clipped=reading["clipped"],
@@ -163,6 +171,9 @@ class Loop:
 
         self.world.on_main(tell)
 
+    def _told(self, name: str, total: float, count: int) -> float | None:
+        return METRICS[name].of(total, count) if name == self.metric.name else None
+
     def evaluate(self) -> None:
         """Evaluate on rank 0, sample, mark the best, save.
 
@@ -175,9 +186,10 @@ class Loop:
             self._control()
             return
         state.last_evaluation = record
-        value = record["bits_per_byte"] if record is not None else math.nan
-        if math.isfinite(value) and (state.best is None or value < state.best["bits_per_byte"]):
-            state.best = {"step": state.step, "bits_per_byte": value}
+        name = self.metric.name
+        value = record[name] if record is not None else math.nan
+        if math.isfinite(value) and (state.best is None or value < state.best[name]):
+            state.best = {"step": state.step, name: value}
         self.meter.exclude(time.monotonic() - started)
         self.save()
 
@@ -188,10 +200,10 @@ class Loop:
             return False, None
         model = self.stepper.task.model.eval()
         try:
-            with self.stop.at_once():
+            with self.stop.at_once(), self.ema.applied() if self.ema is not None else nullcontext():
                 found = run.evaluate(model=model, autocast_dtype=self.stepper.precision.dtype, final=False)
                 # a model that is no longer finite has nothing to say; the steps that follow will stop the run
-                speaks = run.sample is not None and math.isfinite(found["bits_per_byte"])
+                speaks = run.sample is not None and math.isfinite(found[self.metric.name])
                 text = run.sample(model=model) if speaks and run.sample is not None else None
         except StoppedError:
             return True, None
@@ -212,7 +224,7 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint."""
         started = time.monotonic()
-        checkpoint = capture(self.state, self.stepper, self.world, self.budget.total)
+        checkpoint = capture(self.state, self.stepper, self.world, self.budget.total, self.ema)
         self.world.on_main(lambda: save_checkpoint(self.folder / "checkpoints", checkpoint, self.run.keep_last))
         self.saved_seconds = self.state.seconds
         self.meter.exclude(time.monotonic() - started)

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from overnight.errors import UserError
+from overnight.metrics import METRICS
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One logging step (docs/run-folder.md, metrics.jsonl)."""
+    """One logging step (docs/run-folder.md, metrics.jsonl), with the run's own metric; the others are None."""
 
     step: int
     samples: int
     tokens: int
     seconds: float
     loss: float
-    bits_per_byte: float
+    bits_per_byte: float | None
+    perplexity: float | None
     lr: float
     grad_norm: float
     clipped: float
@@ -147,7 +149,9 @@ class TensorBoardSink:
                 self._scalar(f"train/{name}", value, record.step)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
-        self._scalar(f"{record['split']}/bits_per_byte", record["bits_per_byte"], record["step"])
+        for name in METRICS:
+            if name in record:
+                self._scalar(f"{record['split']}/{name}", record[name], record["step"])
 
     def sample(self, record: Mapping[str, Any]) -> None:
         with self._told():

@@ -52,11 +52,13 @@ GIVEN = {
     "evaluate.model": "model",
     "evaluate.autocast_dtype": "precision",
     "evaluate.final": "evaluations",
+    "ema.model": "model",
+    "ema.batch": "global_batch_size",
     "sample.model": "model",
 }
 """Arguments of components that the trainer gives, and what they follow from."""
 
-OPTIONAL = ("evaluate", "sample", "baselines", "param_groups")
+OPTIONAL = ("evaluate", "sample", "baselines", "param_groups", "ema")
 """Components that may be None."""
 
 
@@ -81,13 +83,14 @@ class Run:
         evaluate: (model, autocast_dtype, final) → evaluation record; None evaluates nothing.
         evaluations: how many evaluations, evenly over the budget; the last is at the end.
         sample: (model) → sampled text; None samples nothing.
-        baselines: () → list of ``{name, bits_per_byte}`` to stand beside the result.
+        baselines: () → list of ``{name, bits_per_byte}`` (or another metric) to stand beside the result.
         log_every: steps between logging lines.
         checkpoint_minutes: minutes between checkpoints, beside those at evaluations.
         checkpoint_steps: steps between checkpoints; 0 for none of this kind.
         keep_last: checkpoints kept, beside the best.
         max_skipped: so many skipped steps in a row stop the run.
         threads: CPU threads of torch; None leaves torch's choice.
+        ema: (model, batch) → ``overnight.train.average.WeightAverage``: what is evaluated in the place of the weights.
     """
 
     recipe: str
@@ -116,6 +119,7 @@ class Run:
     threads: int | None = None
     param_groups: Component | None = None
     notes: tuple[str, ...] = field(default=())
+    ema: Component | None = None
 
     def check(self) -> None:
         """Raise UserError for values that cannot work together."""

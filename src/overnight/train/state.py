@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from overnight.errors import UserError
+from overnight.train.average import WeightAverage
 from overnight.train.checkpoint import (
     GROUPS,
     Checkpoint,
@@ -53,7 +54,9 @@ class State:
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "carry"}
 
 
-def capture(state: State, stepper: Stepper, world: World, total_samples: float) -> Checkpoint:
+def capture(
+    state: State, stepper: Stepper, world: World, total_samples: float, ema: WeightAverage | None = None
+) -> Checkpoint:
     """Everything as a checkpoint; a collective, whose value is whole on rank 0 only."""
     tensors, plain = flatten_optimizer(stepper.optimizer)
     rng = {"cpu": torch.get_rng_state().unsqueeze(0)}
@@ -69,11 +72,19 @@ def capture(state: State, stepper: Stepper, world: World, total_samples: float) 
     }
     model = {name: tensor.cpu() for name, tensor in stepper.task.model.state_dict().items()}
     cpu_tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-    return Checkpoint(model, cpu_tensors, world.gather_lanes(state.carry), world.gather_lanes(rng), data)
+    average = {name: tensor.cpu() for name, tensor in ema.weights.items()} if ema is not None else {}
+    return Checkpoint(model, cpu_tensors, world.gather_lanes(state.carry), world.gather_lanes(rng), data, average)
 
 
 def restore(
-    folder: Path, which: str, state: State, stepper: Stepper, world: World, lanes: int, settings: Collection[str]
+    folder: Path,
+    which: str,
+    state: State,
+    stepper: Stepper,
+    world: World,
+    lanes: int,
+    settings: Collection[str],
+    ema: WeightAverage | None = None,
 ) -> None:
     """Put a checkpoint back; rank 0 reads it and the others receive it.
 
@@ -84,6 +95,7 @@ def restore(
         world: the ranks.
         lanes: of the whole batch.
         settings: options of the optimizer that the run decides; they hold, whatever the checkpoint has.
+        ema: the average of the weights, if the run has one.
 
     Raises:
         UserError: if it is absent, damaged, of another architecture or optimizer, or of another number of lanes.
@@ -100,6 +112,8 @@ def restore(
     def put_back() -> None:
         load_weights(stepper.task.model, groups["model"], path)
         _load_optimizer(stepper.optimizer, groups["optimizer"], data, path, settings)
+        if ema is not None:
+            ema.load(groups["ema"])
         share = lanes // world.world_size
         for name, own in state.carry.items():
             whole = groups["carry"].get(name)

@@ -1,6 +1,6 @@
 """One optimizer update: micro-batches, autocast, loss scaling, clipping, and the skip of non-finite steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ class StepResult:
         total: this rank's summed loss in nats.
         count: this rank's targets.
         global_count: those of all ranks.
-        grad_norm: global L2 norm before clipping, after unscaling.
+        grad_norm: global L2 norm of what is clipped, before clipping and after unscaling.
         skipped: the update was not made, since the loss or a gradient was not finite.
         carry: state of this rank's lanes after the step.
     """
@@ -55,6 +55,8 @@ class Stepper:
         if world.world_size > 1:
             self.wrapped = DistributedDataParallel(task, gradient_as_bucket_view=True)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        # a group may be left out of clipping: the reference code of big LSTMs clips the recurrent weights only
+        self.clipped = [p for group in optimizer.param_groups if group.get("clip", True) for p in group["params"]]
 
     def settle(self, batch: Any, carry: Mapping[str, Tensor]) -> None:
         """Let DDP arrange its buckets before the first step, by a backward whose gradient is thrown away.
@@ -95,7 +97,7 @@ class Stepper:
             # DDP decides at the forward whether this backward communicates, so no_sync wraps both.
             with self._no_sync(last=index == len(batches) - 1), self._autocast():
                 loss = self.wrapped(batch, part)
-                scaled = loss.total * weight
+                scaled = (loss.total if loss.objective is None else loss.objective) * weight
                 if self.scaler is not None:
                     scaled = self.scaler.scale(scaled)
                 with torch.autocast(self.world.device.type, enabled=False):
@@ -105,11 +107,11 @@ class Stepper:
         total = torch.stack(totals).sum()
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        skipped = not self._all_finite(total, norm)
+        norm, everything = self._norms()
+        skipped = not self._all_finite(total, everything)
         if not skipped and self.max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.max_norm, norm)
+            factor = torch.clamp(self.max_norm / (norm + 1e-6), max=1.0)
+            torch._foreach_mul_(_gradients(self.clipped), factor)
         if self.scaler is not None:
             if not skipped:
                 self.scaler.step(self.optimizer)
@@ -121,6 +123,13 @@ class Stepper:
         if skipped:
             joined = {name: _finite_lanes(tensor) for name, tensor in joined.items()}
         return StepResult(total, count, global_count, norm, skipped, joined)
+
+    def _norms(self) -> tuple[Tensor, Tensor]:
+        """The norm of the gradients that are clipped, and that of all."""
+        norm = torch.nn.utils.get_total_norm(_gradients(self.clipped))
+        if len(self.clipped) == len(self.parameters):
+            return norm, norm
+        return norm, torch.nn.utils.get_total_norm(_gradients(self.parameters))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision.dtype is None:
@@ -136,6 +145,18 @@ class Stepper:
         finite = torch.isfinite(total) & torch.isfinite(norm)
         # every rank takes the same decision, though each sees only its own loss
         return bool(self.world.all_reduce(finite.float(), dist.ReduceOp.MIN).item())
+
+
+def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients' memory, to be measured and scaled in place; of those that hold some rows only, these rows."""
+    dense = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            dense.append(parameter.grad.values())
+        elif parameter.grad is not None:
+            dense.append(parameter.grad)
+    return dense
 
 
 def _lanes(carry: Mapping[str, Tensor]) -> int:
