@@ -1,8 +1,8 @@
-"""Byte lanes for truncated backpropagation through time with carried state.
+"""Lanes for truncated backpropagation through time with carried state; what a token is, the stream decides.
 
-The stream of N bytes is cut into B lanes of N // B bytes. Step t reads the next T bytes of every lane, so a lane's
+The stream of N tokens is cut into B lanes of N // B tokens. Step t reads the next T tokens of every lane, so a lane's
 state after step t is its state before step t + 1. The batch of step t is a function of (seed, t, rank): epoch
-e = t // steps_per_epoch starts every lane r(seed, e) bytes further along the stream (a circle), so that epochs
+e = t // steps_per_epoch starts every lane r(seed, e) tokens further along the stream (a circle), so that epochs
 see other window edges. Resuming is one integer.
 """
 
@@ -14,10 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from overnight.data.corpus import ByteStream, Corpus
+from overnight.data.corpus import Corpus
+from overnight.data.sharded import TokenStream
 from overnight.errors import UserError
-
-RESETS = ("shard", "document", "never")
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,9 @@ class LaneBatch:
     """Shapes: T time, B lanes.
 
     Attributes:
-        input_TB: int64 bytes.
-        target_TB: the byte after each input.
-        reset_TB: True where the state is zeroed before reading that byte.
+        input_TB: int64 bytes, or ids of words.
+        target_TB: the one after each input.
+        reset_TB: True where the state is zeroed before reading that input.
     """
 
     input_TB: Tensor
@@ -44,43 +43,40 @@ class LaneBatch:
 
 
 class Lanes:
-    """The batches of a byte stream.
+    """The batches of a stream.
 
     Args:
-        stream: the bytes, usually ``Corpus(folder).split("train")``.
+        stream: bytes or words, usually ``Corpus(folder).split("train")``.
         lanes: B, over all ranks.
-        length: T, bytes a lane and step.
-        seed: decides where each epoch starts in the stream; None starts every epoch at byte 0.
-        reset: zero the state at starts of ``shard`` (the paper's), of ``document``, or ``never`` inside an epoch.
+        length: T, tokens a lane and step.
+        seed: decides where each epoch starts in the stream; None starts every epoch at token 0.
+        reset: zero the state at starts of ``shard`` (the paper's), of ``document`` (words: ``sentence``), or ``never``
+            inside an epoch.
 
     Raises:
         UserError: if the stream is too short for one step, naming the largest number of lanes that fits.
     """
 
     def __init__(
-        self, stream: ByteStream, lanes: int, length: int, *, seed: int | None = 0, reset: str = "shard"
+        self, stream: TokenStream, lanes: int, length: int, *, seed: int | None = 0, reset: str = "shard"
     ) -> None:
-        if reset not in RESETS:
-            raise UserError(f"reset={reset!r} is not known.", f"Choose one of {', '.join(RESETS)}.")
         if lanes < 1 or length < 1:
-            raise UserError(f"{lanes} lanes of {length} bytes cannot be read.", "Both must be at least 1.")
+            raise UserError(f"{lanes} lanes of {length} {stream.unit} cannot be read.", "Both must be at least 1.")
         size = len(stream)
-        # one byte more than T, because the last input needs a target
+        # one token more than T, because the last input needs a target
         if size // lanes < length + 1:
             fits = size // (length + 1)
             remedy = f"The largest batch that fits is {fits}." if fits else "Give more text, or a shorter sequence."
             raise UserError(
-                f"The corpus has {size:,} bytes, too few for {lanes:,} lanes of {length:,} bytes and one more.", remedy
+                f"The corpus has {size:,} {stream.unit}, too few for {lanes:,} lanes of {length:,} {stream.unit} "
+                "and one more.",
+                remedy,
             )
         self.stream, self.lanes, self.length, self.seed, self.reset = stream, lanes, length, seed, reset
         self.digest: str | None = None
         self.lane_size = size // lanes
         self.steps_per_epoch = (self.lane_size - 1) // length
-        self._starts = np.zeros(0, dtype=np.int64)
-        if reset == "shard":
-            self._starts = stream.shard_starts
-        elif reset == "document":
-            self._starts = stream.document_starts
+        self._starts = stream.resets(reset)
 
     def epoch_offset(self, epoch: int) -> int:
         """Where lane 0 starts in this epoch."""
@@ -93,7 +89,7 @@ class Lanes:
         count = self.lanes - first if count is None else count
         epoch, index = divmod(step, self.steps_per_epoch)
         offset = self.epoch_offset(epoch) + index * self.length
-        window = np.empty((count, self.length + 1), dtype=np.uint8)
+        window = np.empty((count, self.length + 1), dtype=self.stream.dtype)
         reset = np.zeros((count, self.length), dtype=bool)
         size = len(self.stream)
         for row in range(count):

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from overnight.data.corpus import ByteStream
-from overnight.data.lanes import RESETS
+from overnight.data.sharded import TokenStream
 from overnight.errors import UserError
 
 
@@ -47,7 +46,7 @@ class HeldOutWindows:
         stream: the bytes.
         lanes: B, over all ranks.
         length: T, bytes a lane and window; the last window is shorter.
-        reset: zero the state at starts of ``shard``, of ``document``, or ``never``.
+        reset: zero the state at starts of ``shard``, of ``document`` (words: ``sentence``), or ``never``.
         warm_up: bytes that a lane reads unscored before the one that its first byte is predicted from.
         first, count: only these lanes, the share of one rank; None takes the rest.
 
@@ -56,7 +55,8 @@ class HeldOutWindows:
 
     Example:
         >>> class Hello:
-        ...     shard_starts = np.array([0])
+        ...     def resets(self, unit):
+        ...         return np.array([0])
         ...     def __len__(self):
         ...         return 5
         ...     def read(self, start, length):
@@ -68,7 +68,7 @@ class HeldOutWindows:
 
     def __init__(
         self,
-        stream: ByteStream,
+        stream: TokenStream,
         *,
         lanes: int = 64,
         length: int = 512,
@@ -82,20 +82,18 @@ class HeldOutWindows:
                 f"{lanes} lanes of {length} bytes with {warm_up} to warm up cannot be read.",
                 "Lanes and length must be at least 1, warm_up at least 0.",
             )
-        if reset not in RESETS:
-            raise UserError(f"reset={reset!r} is not known.", f"Choose one of {', '.join(RESETS)}.")
+        resets = stream.resets(reset)
         if not len(stream):
-            raise UserError("There are no held-out bytes to evaluate.", "Choose another split, or hold out more text.")
+            raise UserError(
+                f"There are no held-out {stream.unit} to evaluate.", "Choose another split, or hold out more text."
+            )
         size = len(stream)
         last = lanes if count is None else min(first + count, lanes)
         self._begin_B = np.array([size * lane // lanes for lane in range(first, last)], dtype=np.int64)
         self._size_B = np.array([size * (lane + 1) // lanes for lane in range(first, last)]) - self._begin_B
         self._stream, self._length, self._warm_up = stream, length, warm_up
         # Byte 0 always resets: what lanes near the beginning read before it, to warm up, is the end of the stream.
-        self._resets = np.zeros(1, dtype=np.int64)
-        if reset != "never":
-            found = stream.shard_starts if reset == "shard" else stream.document_starts
-            self._resets = np.unique(np.concatenate([self._resets, found]))
+        self._resets = np.unique(np.concatenate([np.zeros(1, dtype=np.int64), resets]))
 
     @property
     def bytes(self) -> int:
