@@ -11,6 +11,8 @@ COMMANDS = {
     "train": "train a recipe, resume a run, or run a run.json again",
     "evaluate": "exact held-out bits per byte of a run",
     "generate": "stream text from a run's model",
+    "import": "published weights → a run folder",
+    "export": "a run's model → safetensors, npy, ONNX or torch.export",
     "report": "one page about one run or several",
     "bench": "how fast this machine trains, and how long your corpus takes",
     "doctor": "what this machine has, and what will be used",
@@ -74,4 +76,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _module(name: str) -> str:
-    return "catalog" if name == "list" else name
+    return {"list": "catalog", "import": "import_", "export": "export_"}.get(name, name)
