@@ -53,7 +53,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def measured(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
     assert main(["bench", *SHORT, *map(str, argv), "--json"]) == 0
-    found: dict[str, Any] = orjson.loads(capsys.readouterr().out)
+    found: dict[str, Any] = ororjson.loads(capsys.readouterr().out)
     return found
 
 
@@ -192,3 +192,29 @@ def test_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a-job")
     assert main(["bench", *SHORT]) == 2
     assert "Start overnight bench without torchrun." in capsys.readouterr().err
+
+
+def test_the_recurrence_is_raced_against_its_rivals(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["bench", "--recurrence", "--preset", "tiny", "--batch-size", "2", "--minutes", "0", "--device", "cpu"]
+    assert main([*argv, "--json"]) == 0
+    rows = orjson.loads(capsys.readouterr().out)["results"]
+    assert [row["name"] for row in rows][:2] == ["fast bf16", "fast fp32"]
+    for row in rows:
+        assert row["batch"] == 2
+        both = row["forward_backward"]
+        assert both["steps_per_s"] == pytest.approx(row["batch"] * row["time"] / both["median_s"])
+    naive = next(row for row in rows if row["name"] == "naive fp32")
+    fast = next(row for row in rows if row["name"] == "fast bf16")
+    ratio = naive["forward_backward"]["median_s"] / fast["forward_backward"]["median_s"]
+    assert fast["forward_backward"]["speed_to_naive_fp32"] == pytest.approx(ratio)
+    assert main(argv) == 0
+    assert "nn.LSTM bf16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [(("--preset", "nope"), "no preset 'nope'"), (("--bytes", "1e9"), "no part in --recurrence")],
+)
+def test_mistakes_in_a_race(argv: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--recurrence", *argv]) == 2
+    assert said in capsys.readouterr().err

@@ -34,6 +34,9 @@ class Bench:
     """Number format of the products; auto is the one that training would choose."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where there is one."""
+    recurrence: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Instead, race the recurrence of the presets' sizes (laptop and 1024, or --preset) against the naive loop, nn.LSTM
+    and the matrix products alone."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object instead of a table."""
 
@@ -67,6 +70,8 @@ def main(argv: list[str]) -> int:
     if under_torchrun():
         raise UserError("Training speed is measured in one process.", "Start overnight bench without torchrun.")
 
+    if options.recurrence:
+        return _race(options)
     stream = None if options.corpus is None else Corpus(options.corpus).split("train")
     if stream is not None and not len(stream):
         raise UserError(f"{options.corpus} has nothing to train on.", "Prepare it with a training split.")
@@ -93,6 +98,41 @@ def main(argv: list[str]) -> int:
     from overnight.doctor.bench.page import show
 
     show(found, Console())
+    return 0
+
+
+def _race(options: Bench) -> int:
+    """The recurrence against its rivals, at the sizes of the presets."""
+    from overnight.doctor.recurrence import compare, where
+    from overnight.doctor.recurrence.table import show
+    from overnight.errors import UserError
+    from overnight.recipes.byte_presets import PRESETS
+    from overnight.train.distributed import start_world
+    from overnight.train.host import keep_freed_memory
+
+    for name, value in (("corpus", options.corpus), ("bytes", options.bytes)):
+        if value is not None:
+            raise UserError(f"--{name} has no part in --recurrence.", "Leave one of them out.")
+    sizes: dict[str, None] = {}
+    for name in options.preset or ("laptop", "1024"):
+        if name not in PRESETS:
+            raise UserError(f"There is no preset {name!r}.", f"Choose from {', '.join(PRESETS)}.")
+        preset = PRESETS[name]
+        sizes[f"{preset.hidden_size}/{options.batch_size or preset.batch}/{preset.length}"] = None
+    keep_freed_memory()
+    with start_world(options.device) as world:
+        device = world.device.type
+        seconds = 60 * options.minutes / len(sizes)
+        found = []
+        for rows in compare(["multiplicative"], list(sizes), device, seconds=seconds, rounds=1):
+            found += rows
+            if not options.json:
+                show(rows)
+                print()
+        if options.json:
+            print(json.dumps({"device": where(device), "results": found}, indent=2))
+        else:
+            print(where(device))
     return 0
 
 
