@@ -1,0 +1,117 @@
+"""Cross-entropy of a softmax over all words, a few tokens at a time, forward and backward.
+
+Shape suffixes as in ``overnight.nn.softmax``, and C tokens of a chunk.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LOGITS = 2**26
+"""At most so many at once where no chunk is given: 256 MiB in float32, two to three times that in all."""
+ROWS = 2**14
+"""Rows of W's gradient that are added up at once in reduced precision."""
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """Autocast's type of matrix products where it is on, otherwise the weight's own."""
+    if torch.is_autocast_enabled(weight.device.type):
+        return torch.get_autocast_dtype(weight.device.type)
+    return weight.dtype
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Gradients are made in the forward, while a chunk's logits exist; the backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        chunk: int | None,
+        track: bool,
+    ) -> Tensor:
+        dtype = product_dtype(weight_VD)
+        wide = torch.promote_types(dtype, torch.float32)
+        needs_h, needs_w, needs_b = (track and needed for needed in ctx.needs_input_grad[:3])
+        total = torch.zeros((), dtype=wide, device=h_ND.device)
+        dh = torch.empty_like(h_ND) if needs_h else None
+        dw = torch.zeros_like(weight_VD) if needs_w else None
+        db = torch.zeros_like(bias_V, dtype=wide) if needs_b and bias_V is not None else None
+        with torch.autocast(h_ND.device.type, enabled=False):
+            weight = weight_VD.to(dtype)
+            size = chunk or max(1, LOGITS // len(weight))
+            for start in range(0, len(h_ND), size):
+                h_CD, targets_C1 = h_ND[start : start + size].to(dtype), targets_N[start : start + size, None]
+                logits_CV = (h_CD @ weight.T).to(wide)
+                if bias_V is not None:
+                    logits_CV += bias_V
+                logits_CV = torch.log_softmax(logits_CV, 1)
+                total -= logits_CV.gather(1, targets_C1).sum()
+                if dh is None and dw is None and db is None:
+                    continue
+                d_CV = logits_CV.exp_()
+                d_CV.scatter_add_(1, targets_C1, d_CV.new_full((1, 1), -1.0).expand_as(targets_C1))
+                if db is not None:
+                    db += d_CV.sum(0)
+                d_CV = d_CV.to(dtype)
+                if dh is not None:
+                    dh[start : start + size] = d_CV @ weight
+                if dw is not None:
+                    _add_product(dw, d_CV, h_CD)
+        ctx.gradients = dh, dw, None if db is None or bias_V is None else db.to(bias_V.dtype)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        return *scaled(ctx, scale), None, None, None
+
+
+def _add_product(dw_VD: Tensor, d_CV: Tensor, h_CD: Tensor) -> None:
+    if dw_VD.dtype == d_CV.dtype:
+        dw_VD.addmm_(d_CV.T, h_CD)
+        return
+    for start in range(0, len(dw_VD), ROWS):
+        dw_VD[start : start + ROWS] += d_CV[:, start : start + ROWS].T @ h_CD
+
+
+def scaled(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients that a forward left in ``ctx.gradients``, times that of the loss, in place.
+
+    Raises:
+        RuntimeError: the second time, since the first has handed them on.
+    """
+    if ctx.gradients is None:
+        raise RuntimeError(
+            "The gradients of this loss were used by an earlier backward(): run the forward again "
+            "(retain_graph=True does not keep them)."
+        )
+    gradients, ctx.gradients = ctx.gradients, None
+    return tuple(None if g is None else g.mul_(scale.to(g.dtype)) for g in gradients)
+
+
+def chunked_cross_entropy(
+    h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, chunk: int | None = None
+) -> Tensor:
+    """Summed cross-entropy of softmax(W h + b) in nats, without the logits of all tokens at once.
+
+    Products are in autocast's type where it is on, softmax and sums in float32 or wider. With gradients it allocates
+    W's gradient in the forward. One ``backward()`` a call.
+
+    Args:
+        h_ND: hidden states.
+        weight_VD: W.
+        bias_V: b, or None.
+        targets_N: ids in 0…V-1.
+        chunk: tokens at once; None for at most 2²⁶ logits.
+
+    >>> h, w = torch.randn(5, 4), torch.randn(9, 4)
+    >>> loss = chunked_cross_entropy(h, w, None, torch.arange(5), chunk=2)
+    >>> torch.allclose(loss, torch.nn.functional.cross_entropy(h @ w.T, torch.arange(5), reduction="sum"))
+    True
+    """
+    track = torch.is_grad_enabled()
+    return _ChunkedCrossEntropy.apply(h_ND, weight_VD, bias_V, targets_N, chunk, track)  # type: ignore[no-any-return, no-untyped-call]
