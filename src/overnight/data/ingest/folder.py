@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,11 @@ class CorpusFolder:
 
     Args:
         path: the folder; it need not exist.
+        extra: names of files beside the shards that belong to a corpus of this kind.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, extra: Sequence[str] = ()) -> None:
+        self.path, self.extra = path, extra
         self.partial = path / PARTIAL
         self._created = False
 
@@ -93,6 +94,8 @@ class CorpusFolder:
                 continue
             if entry.name == MANIFEST and self.finished() is not None:
                 continue
+            if entry.name in self.extra and entry.is_file():
+                continue
             if entry.name in SPLITS and entry.is_dir():
                 yield from (p for p in sorted(entry.iterdir()) if not _SHARD_NAME.fullmatch(p.name) or p.is_dir())
                 continue
@@ -100,7 +103,8 @@ class CorpusFolder:
 
     def clear(self) -> None:
         """Delete the corpus or the interrupted run, the manifest first; the folder itself stays."""
-        (self.path / MANIFEST).unlink(missing_ok=True)
+        for name in (MANIFEST, *self.extra):
+            (self.path / name).unlink(missing_ok=True)
         self.drop_later_shards({})
         for split in SPLITS:
             with suppress(OSError):
@@ -140,7 +144,8 @@ class CorpusFolder:
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Start anew: forget what an interrupted run left, and note what is going to be done."""
-        (self.path / MANIFEST).unlink(missing_ok=True)
+        for name in (MANIFEST, *self.extra):
+            (self.path / name).unlink(missing_ok=True)
         self.drop_later_shards({})
         for entry in self.partial.iterdir():
             if entry.is_dir():

@@ -92,7 +92,7 @@ def run_piece(
         split = source.split or only
         count = told = 0
         try:
-            for text, consumed in _segment_documents(segment, source, job.settings, faults, stdin):
+            for text, consumed in segment_documents(segment, source, job.settings, faults, stdin):
                 document = make(text)
                 if not document:
                     report.empty += 1
@@ -118,7 +118,7 @@ def run_piece(
     return report
 
 
-def _segment_documents(
+def segment_documents(
     segment: Segment, source: Source, settings: PrepareSettings, faults: Faults, stdin: Any
 ) -> Iterator[tuple[bytes, Callable[[], int]]]:
     """Texts of a segment, each with a function that tells how far into it the reading is."""
@@ -148,7 +148,7 @@ def _stream_texts(
 
     @cache
     def lines_before() -> int:
-        return _count_lines(source, segment.start)
+        return count_lines(source, segment.start)
 
     name = settings.text_field
     assert name is not None
@@ -166,7 +166,7 @@ def _stream_texts(
             yield text  # type: ignore[misc]
 
 
-def _count_lines(source: Source, offset: int) -> int:
+def count_lines(source: Source, offset: int) -> int:
     """Lines that begin before the part of a file that begins at ``offset``."""
     if offset == 0:
         return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any
@@ -36,6 +36,7 @@ class Run:
         progress: counters to keep up to date.
         stdin: what to read for "-".
         state: of the interrupted run to go on from.
+        runner: what makes documents of a piece.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class Run:
         progress: Progress,
         stdin: Replay | None,
         state: dict[str, Any] | None,
+        runner: Callable[..., PieceReport] = run_piece,
     ) -> None:
         self.folder, self.sources, self.pieces, self.job = folder, sources, pieces, job
-        self.progress, self.stdin = progress, stdin
+        self.progress, self.stdin, self.runner = progress, stdin, runner
         self.done: int = state["pieces_done"] if state else 0
         self.counts: dict[str, int] = dict(state["counts"]) if state else dict.fromkeys(_COUNTS, 0)
         self.errors: list[Any] = list(state["errors"]) if state else []
@@ -97,7 +99,7 @@ class Run:
 
     def _here(self) -> Generator[PieceReport, None, None]:
         for work in self.pieces[self.done :]:
-            yield run_piece(work, self.job, self._write, self.progress.read, self.stdin)
+            yield self.runner(work, self.job, self._write, self.progress.read, self.stdin)
 
     def _in_workers(self, workers: int) -> Generator[PieceReport, None, None]:
         left = list(enumerate(self.pieces))[self.done :]
