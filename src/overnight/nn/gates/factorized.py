@@ -99,6 +99,23 @@ class FactorizedGates(nn.Module):
             self.hidden_to_rank.set_(inner_RI[:, input_size:])
         self.bias = gate_bias(hidden_size, forget_bias)
 
+    def frobenius_squared(self) -> Tensor:
+        """‖W₂ [W₁ₓ, W₁ₕ]‖²_F, from the factors' Gram matrices [R, R]: the dense map's squared norm, never formed.
+
+        Half of it times λ is Frobenius decay: what weight decay of the dense map would be, where decay of the factors
+        themselves is that of their product's nuclear norm (Khodak et al. 2021, arXiv 2105.01029, section 3).
+
+        >>> gates = FactorizedGates(3, 4, rank=2)
+        >>> dense = gates.rank_to_gates() @ torch.cat([gates.input_to_rank(), gates.hidden_to_rank()], 1)
+        >>> torch.allclose(gates.frobenius_squared(), dense.square().sum())
+        True
+        """
+        with torch.autocast(self.bias.device.type, enabled=False):
+            outer_GR = self.rank_to_gates()
+            inner_RI = torch.cat([self.input_to_rank(), self.hidden_to_rank()], dim=1)
+            squared: Tensor = ((outer_GR.t() @ outer_GR) * (inner_RI @ inner_RI.t())).sum()
+            return squared
+
     def fold(self, dtype: torch.dtype) -> FoldedFactorized:
         return FoldedFactorized(
             self.input_to_rank().to(dtype),
