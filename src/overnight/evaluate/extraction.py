@@ -5,8 +5,7 @@ Shape suffixes: T time, B lanes, H hidden, V = 256.
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,16 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from overnight.errors import UserError
-from overnight.evaluate.framing import frame
 from overnight.models.byte_lm import ByteLM
+from overnight.models.byte_reader import ByteReader, State
 from overnight.nn.final_states import final_states
 
-Text = str | bytes
 Pool = Literal["last", "mean", "max"]
-State = dict[str, Any]
 
-CALL_BYTES = 8192
-"""Bytes of one call of the model, over all lanes: projected inputs alone take 10 or 20 bytes a hidden unit for each."""
+CPU_WINDOW, WINDOW = 32, 64
+"""Steps read at once: on a CPU few, since lanes join at a window's start; elsewhere more, since each has its cost."""
+
+_BEFORE = {"mean": 0.0, "max": -math.inf}
 
 
 def layer_index(model: ByteLM, layer: int) -> int:
@@ -35,7 +34,9 @@ def layer_index(model: ByteLM, layer: int) -> int:
     """
     count = len(model.layers)
     if not -count <= layer < count:
-        raise UserError(f"layer={layer}: the model has {count} of them.", f"Choose from {-count} to {count - 1}.")
+        raise UserError(
+            f"layer={layer}: the model has {count} layer{'s' * (count > 1)}.", f"Choose from {-count} to {count - 1}."
+        )
     return layer % count
 
 
@@ -59,75 +60,102 @@ def check_pool(pool: str) -> None:
         raise UserError(f"pool={pool!r} is not known.", f"Choose one of {', '.join(get_args(Pool))}.")
 
 
-def framed_ids(text: Text) -> Tensor:
-    """The bytes of the framed text, uint8 [T]."""
-    return torch.frombuffer(bytearray(frame(text)), dtype=torch.uint8)
-
-
-def extract(
-    model: ByteLM,
-    texts: Iterable[Text],
-    *,
-    layer: int = -1,
-    pool: str = "last",
-    tanh: bool = False,
-    lanes: int = 128,
-    dtype: torch.dtype | None = None,
+def cell_states(
+    reader: ByteReader, framed: Iterable[bytes], *, pool: str = "last", lanes: int = 128
 ) -> Iterator[NDArray[np.float32]]:
-    """The cell state [H] of each text in turn, read framed and from a zero state; float32.
+    """The cell state [H] that the reader's top layer has of each text in turn, each read alone from a zero state.
+
+    Args:
+        reader: of a model, up to the wanted layer.
+        framed: bytes of the texts, each at least one.
+        pool: the state after the ``last`` byte, or the ``mean`` or the ``max`` of the states after every byte.
+        lanes: texts read at once.
 
     Raises:
-        UserError: at once for a layer that is not there, an unknown ``pool`` or ``lanes`` below 1.
+        UserError: at once for an unknown ``pool`` or ``lanes`` below 1.
     """
-    index = layer_index(model, layer)
     check_pool(pool)
-    device = model.output.weight.device
 
     def read(ids_TB: Tensor, state: State | None, reset_TB: Tensor) -> State:
-        with _autocast(device, dtype):
-            _, carry = model.hidden(ids_TB.long(), state, reset_TB)
-        return carry
+        return reader.read(ids_TB, reader.zeros(ids_TB.shape[1]) if state is None else state, reset_TB)
 
-    states = final_states(
-        read, map(framed_ids, texts), lanes=lanes, window=max(1, CALL_BYTES // max(1, lanes)), device=device
-    )
-    return (_feature(state["c"][index], tanh) for state in states)
+    def pooled(
+        ids_TB: Tensor, state: tuple[State, Tensor, Tensor] | None, reset_TB: Tensor
+    ) -> tuple[State, Tensor, Tensor]:
+        lanes = ids_TB.shape[1]
+        if state is None:
+            so_far_BH = torch.full(
+                (lanes, reader.hidden_size), _BEFORE[pool], dtype=torch.float64, device=ids_TB.device
+            )
+            return reader.zeros(lanes), so_far_BH, so_far_BH.new_zeros(lanes)
+        before, so_far_BH, count_B = state[0], state[1].clone(), state[2].clone()
+        after = before
+        resets = reset_TB.any(1).tolist()
+        for t, after in enumerate(reader.steps(ids_TB, before, reset_TB)):
+            if resets[t]:  # what came before was the filling in front of a text
+                so_far_BH[reset_TB[t]], count_B[reset_TB[t]] = _BEFORE[pool], 0
+            c_BH = after[-1][1]
+            count_B += 1
+            if pool == "mean":
+                so_far_BH += c_BH
+            else:
+                torch.maximum(so_far_BH, c_BH, out=so_far_BH)
+        return after, so_far_BH, count_B
+
+    texts, window, device = map(_ids, framed), _window(reader), reader.device
+    if pool == "last":
+        last = final_states(read, texts, lanes=lanes, window=window, device=device)
+        return (_row(state[-1][1]) for state in last)
+    states = final_states(pooled, texts, lanes=lanes, window=window, device=device)
+    return (_row(so_far_H / count if pool == "mean" else so_far_H) for _, so_far_H, count in states)
 
 
-def score(
-    model: ByteLM, texts: Iterable[Text], *, lanes: int = 64, dtype: torch.dtype | None = None
-) -> Iterator[float]:
-    """Bits of each text in turn: Σ -log₂ p(byte | the bytes before it) over the framed text but its first line feed."""
-    device = model.output.weight.device
+def bits(model: ByteLM, reader: ByteReader, framed: Iterable[bytes], *, lanes: int = 64) -> Iterator[float]:
+    """Bits of each text in turn: Σ -log₂ p(byte | the bytes before it) over its bytes but the first.
 
-    def read(ids_TB: Tensor, state: State | None, reset_TB: Tensor) -> State:
-        time, batch = ids_TB.shape
-        if state is None or not time:
-            _, carry = model.hidden(ids_TB.long(), None, reset_TB)
-            zeros = torch.zeros(batch, dtype=torch.float64, device=device)
-            return {"carry": carry, "bits": zeros, "logits": torch.zeros(batch, 256, device=device), "begun": zeros > 0}
-        ids_TB = ids_TB.long()
-        with _autocast(device, dtype):
-            logits_TBV, carry = model(ids_TB, state["carry"], reset_TB)
-        logits_TBV = logits_TBV.float()
-        before_TBV = torch.cat([state["logits"].unsqueeze(0), logits_TBV[:-1]])
-        nats_TB = F.cross_entropy(before_TBV.flatten(0, 1), ids_TB.flatten(), reduction="none").view(time, batch)
-        begun_TB = state["begun"] | (reset_TB.cumsum(0) > 0)
+    Args:
+        model: whose output layer is used.
+        reader: of the model, all layers.
+        framed: bytes of the texts, each at least one.
+        lanes: texts read at once.
+
+    Raises:
+        UserError: at once if ``lanes`` is below 1.
+    """
+    weight_VH, bias_V = model.output.weight.detach().to(reader.dtype), model.output.bias.detach().to(reader.dtype)
+
+    def read(
+        ids_TB: Tensor, state: tuple[State, Tensor, Tensor, Tensor] | None, reset_TB: Tensor
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
+        batch = ids_TB.shape[1]
+        if state is None:
+            bits_B = torch.zeros(batch, dtype=torch.float64, device=ids_TB.device)
+            return reader.zeros(batch), bits_B, bits_B.new_zeros(batch, len(bias_V)), bits_B > 0
+        after, bits_B, before_BV, begun_B = state
+        ids_TB, tops = ids_TB.long(), []
+        for after in reader.steps(ids_TB, state[0], reset_TB):
+            tops.append(after[-1][0].clone())
+        logits_TBV = F.linear(torch.stack(tops), weight_VH, bias_V).double()
+        before_TBV = torch.cat([before_BV.unsqueeze(0), logits_TBV[:-1]])
+        nats_TB = F.cross_entropy(before_TBV.flatten(0, 1), ids_TB.flatten(), reduction="none").view(ids_TB.shape)
+        begun_TB = begun_B | (reset_TB.cumsum(0) > 0)
         # the byte that a text begins with has nothing before it
         counted_TB = begun_TB & ~reset_TB
-        bits_B = state["bits"] + nats_TB.double().masked_fill(~counted_TB, 0.0).sum(0) / math.log(2)
-        return {"carry": carry, "bits": bits_B, "logits": logits_TBV[-1], "begun": begun_TB[-1]}
+        bits_B = bits_B + nats_TB.masked_fill(~counted_TB, 0.0).sum(0) / math.log(2)
+        return after, bits_B, logits_TBV[-1], begun_TB[-1]
 
-    states = final_states(
-        read, map(framed_ids, texts), lanes=lanes, window=max(1, CALL_BYTES // max(1, lanes)), device=device
-    )
-    return (float(state["bits"]) for state in states)
+    states = final_states(read, map(_ids, framed), lanes=lanes, window=_window(reader), device=reader.device)
+    return (float(state[1]) for state in states)
 
 
-def _feature(c_H: Tensor, tanh: bool) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = (c_H.tanh() if tanh else c_H).float().cpu().numpy()
-    return values
+def _window(reader: ByteReader) -> int:
+    return CPU_WINDOW if reader.device.type == "cpu" else WINDOW
 
 
-def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+def _ids(framed: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(framed), dtype=torch.uint8)
+
+
+def _row(c_H: Tensor) -> NDArray[np.float32]:
+    row: NDArray[np.float32] = c_H.float().cpu().numpy()
+    return row

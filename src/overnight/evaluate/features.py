@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overnight.errors import UserError
-from overnight.evaluate.extraction import Pool, Text
+from overnight.evaluate.extraction import Pool
 from overnight.evaluate.load import ByteModel, load_byte_model
+from overnight.evaluate.texts import Text
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin

@@ -1,9 +1,10 @@
 """A trained byte model, ready to be used."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,34 @@ from numpy.typing import NDArray
 
 from overnight.errors import UserError
 from overnight.evaluate import extraction, traces
-from overnight.evaluate.extraction import Pool, Text
+from overnight.evaluate.extraction import Pool
+from overnight.evaluate.feature_cache import FeatureCache
+from overnight.evaluate.feature_files import write_features
+from overnight.evaluate.framing import frame
+from overnight.evaluate.texts import Text, framed_blocks
 from overnight.models.byte_lm import ByteLM
+from overnight.models.byte_reader import ByteReader
 
 
 @dataclass(frozen=True)
 class ByteModel:
     """A model on ``device``, in evaluation mode, without gradients; and where it comes from.
 
+    Texts are strings or bytes, any of them: empty, with NULs, not UTF-8. Every one is read by itself, from a zero
+    state, framed as ``overnight.evaluate.framing.frame`` has it. ``precision`` is the number format of the products:
+    ``fp32``, ``bf16``, ``fp16``, or ``auto``, the one that training would choose on this device.
+
     Attributes:
         run: the content of run.json.
         step: of the checkpoint.
         corpus: the folder it was trained on, if the run says so.
+
+    Example:
+        >>> m = ByteModel(ByteLM(hidden_size=32).eval(), torch.device("cpu"), {}, 0, None)
+        >>> m.features(["a fine film", b"a dull one"]).shape, m.score(["a fine film"]).shape
+        ((2, 32), (1,))
+        >>> m.trace("fine", unit=7).bytes
+        b'\\n fine '
     """
 
     model: ByteLM
@@ -53,26 +70,126 @@ class ByteModel:
         lanes: int = 128,
         precision: str = "auto",
     ) -> NDArray[np.float32]:
-        """The cell state of every text, float32 [N, H]; each is read framed and from a zero state."""
-        rows = list(
-            extraction.extract(
-                self.model, texts, layer=layer, pool=pool, tanh=tanh, lanes=lanes, dtype=self._dtype(precision)
-            )
+        """The cell state c of every text, float32 [N, H] (Radford et al. 2017).
+
+        Args:
+            texts: N of them.
+            layer: whose cell state, counted from the bottom, or from the top where negative.
+            pool: the state after the ``last`` byte, or the ``mean`` or ``max`` over the states after every byte.
+            tanh: give tanh c in the place of c: bounded, as the paper (not its code) has it.
+            cache: a folder that keeps what was computed, by the content of texts, model and options.
+            lanes: texts read at once; does not change the result by more than rounding does.
+            precision: of the products.
+
+        Raises:
+            UserError: for a layer that is not there, a setting out of its range, or something that is no text.
+        """
+        blocks = self.feature_blocks(
+            texts, layer=layer, pool=pool, tanh=tanh, cache=cache, lanes=lanes, precision=precision
         )
-        return np.stack(rows) if rows else np.empty((0, self.model.hidden_size), dtype=np.float32)
+        if not isinstance(texts, Sized):
+            return np.concatenate([np.empty((0, self.model.hidden_size), np.float32), *blocks])
+        found = np.empty((len(texts), self.model.hidden_size), dtype=np.float32)
+        at = 0
+        for block in blocks:
+            found[at : at + len(block)] = block
+            at += len(block)
+        return found
 
-    def states(self, text: Text, *, layer: int = -1) -> NDArray[np.float32]:
-        """The cell state after every byte of the framed text, float32 [bytes, H]."""
-        return traces.states(self.model, text, layer=layer)
+    def feature_blocks(
+        self,
+        texts: Iterable[Text],
+        *,
+        layer: int = -1,
+        pool: Pool = "last",
+        tanh: bool = False,
+        cache: str | Path | None = None,
+        lanes: int = 128,
+        precision: str = "auto",
+    ) -> Iterator[NDArray[np.float32]]:
+        """``features`` a few thousand texts at a time, [n, H] each in the order of the texts: constant memory.
 
-    def trace(self, text: Text, unit: int, *, layer: int = -1) -> traces.Trace:
-        """A unit's cell state after every byte of the framed text."""
-        return traces.trace(self.model, text, unit, layer=layer)
+        Texts are taken as they are needed, so ``texts`` may be a generator over millions.
+        """
+        index = extraction.layer_index(self.model, layer)
+        extraction.check_pool(pool)
+        if lanes < 1:
+            raise UserError(f"lanes={lanes} reads nothing.", "lanes must be at least 1.")
+        dtype = self._dtype(precision)
+        identity = {"model": self.digest, "layer": index, "pool": pool, "dtype": str(dtype)} if cache else {}
+        kept = FeatureCache(Path(cache), identity) if cache else None
+
+        def rows(framed: list[bytes]) -> NDArray[np.float32]:
+            return np.stack(
+                list(extraction.cell_states(self._reader(dtype, index + 1), framed, pool=pool, lanes=lanes))
+            )
+
+        def blocks() -> Iterator[NDArray[np.float32]]:
+            for framed in framed_blocks(texts):
+                found = rows(framed) if kept is None else kept.get(framed, lambda now=framed: rows(now))  # type: ignore[misc]
+                yield np.tanh(found) if tanh else found
+
+        return blocks()
+
+    def save_features(
+        self,
+        texts: Iterable[Text],
+        out: str | Path,
+        *,
+        layer: int = -1,
+        pool: Pool = "last",
+        tanh: bool = False,
+        cache: str | Path | None = None,
+        lanes: int = 128,
+        precision: str = "auto",
+    ) -> int:
+        """``features`` into a ``.npy`` or ``.parquet`` file, in constant memory; gives the number of texts.
+
+        The file is written aside and renamed: it is whole or absent. ``np.load(out, mmap_mode="r")`` reads a ``.npy``
+        without loading it; a ``.parquet`` has one column, ``features``, and says in its metadata what it holds.
+
+        Raises:
+            UserError: as ``features`` does, or if ``out`` has another ending or cannot be written.
+        """
+        blocks = self.feature_blocks(
+            texts, layer=layer, pool=pool, tanh=tanh, cache=cache, lanes=lanes, precision=precision
+        )
+        index = extraction.layer_index(self.model, layer)
+        about = {"model_digest": self.digest, "layer": str(index), "pool": pool, "tanh": str(tanh).lower()}
+        return write_features(Path(out), blocks, self.model.hidden_size, about)
+
+    def states(self, text: Text, *, layer: int = -1, precision: str = "fp32") -> NDArray[np.float32]:
+        """The cell state after every byte of the framed text, float32 [bytes, H].
+
+        Raises:
+            UserError: for a layer that is not there.
+        """
+        index = extraction.layer_index(self.model, layer)
+        return traces.states(self._reader(self._dtype(precision), index + 1), frame(text))
+
+    def trace(self, text: Text, unit: int, *, layer: int = -1, precision: str = "fp32") -> traces.Trace:
+        """A unit's cell state after every byte of the framed text.
+
+        Raises:
+            UserError: for a unit or layer that is not there.
+        """
+        index, unit = extraction.layer_index(self.model, layer), extraction.unit_index(self.model, unit)
+        return traces.trace(self._reader(self._dtype(precision), index + 1), frame(text), unit)
 
     def score(self, texts: Iterable[Text], *, lanes: int = 64, precision: str = "fp32") -> NDArray[np.float64]:
-        """Bits of every text, float64 [N]: over the framed text's bytes but the first, a line feed."""
-        found = extraction.score(self.model, texts, lanes=lanes, dtype=self._dtype(precision))
-        return np.fromiter(found, dtype=np.float64)
+        """Bits of every text, float64 [N]: Σ -log₂ p(byte | the bytes before it) over its framed bytes but the first.
+
+        That first one is a line feed that every text begins with, and has nothing before it. So the bits per byte of a
+        text are ``score / (len(frame(text)) - 1)``.
+
+        Raises:
+            UserError: for a setting out of its range, or something that is no text.
+        """
+        if lanes < 1:
+            raise UserError(f"lanes={lanes} reads nothing.", "lanes must be at least 1.")
+        reader = self._reader(self._dtype(precision), None)
+        blocks = (extraction.bits(self.model, reader, framed, lanes=lanes) for framed in framed_blocks(texts))
+        return np.fromiter(chain.from_iterable(blocks), dtype=np.float64)
 
     def generate(
         self,
@@ -86,7 +203,18 @@ class ByteModel:
         top_p: float | None = None,
         seed: int = 0,
     ) -> Iterator[str]:
-        """Text after ``prompt``, piece by piece as it becomes known; ``length`` bytes in all."""
+        """Text after ``prompt`` (which is not framed), piece by piece as it becomes known; ``length`` bytes in all.
+
+        Args:
+            prompt: what to continue; an empty one starts a new line.
+            length: bytes to generate.
+            fix_units: unit → the value that its cell state is set to at every step (see ``evaluate.generate``).
+            layer: whose units.
+            temperature, top_k, top_p, seed: of the draws (see the same).
+
+        Raises:
+            UserError: for a unit that is not there or a setting out of its range.
+        """
         from overnight.evaluate.generate import generate, text
 
         steps = generate(
@@ -101,6 +229,16 @@ class ByteModel:
             layer=layer,
         )
         return (piece for piece in text(step[0] for step in steps) if piece)
+
+    @cached_property
+    def _readers(self) -> dict[tuple[torch.dtype | None, int | None], ByteReader]:
+        return {}
+
+    def _reader(self, dtype: torch.dtype | None, layers: int | None) -> ByteReader:
+        layers = len(self.model.layers) if layers is None else layers
+        if (dtype, layers) not in self._readers:
+            self._readers[dtype, layers] = ByteReader(self.model, dtype, layers=layers)
+        return self._readers[dtype, layers]
 
     def _dtype(self, precision: str) -> torch.dtype | None:
         from overnight.train.precision import choose_precision

@@ -1,4 +1,4 @@
-"""A unit's cell state after every byte of a text.
+"""A model's cell state along a text.
 
 Shape suffixes: T bytes, H hidden.
 """
@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from overnight.evaluate.extraction import Text, layer_index, unit_index
-from overnight.evaluate.framing import frame
-from overnight.models.byte_lm import ByteLM
-from overnight.models.byte_stepper import ByteStepper
+from overnight.models.byte_reader import ByteReader
+
+_WINDOW_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -30,38 +29,26 @@ class Trace:
     values: NDArray[np.float32]
 
 
-def states(model: ByteLM, text: Text, *, layer: int = -1) -> NDArray[np.float32]:
-    """The cell state of a layer after every byte of the framed text, float32 [T, H].
-
-    Raises:
-        UserError: if there is no such layer.
-    """
-    index = layer_index(model, layer)
-    framed = frame(text)
-    found = np.empty((len(framed), model.hidden_size), dtype=np.float32)
-    for t, c_H in enumerate(_cells(model, framed, index)):
+def states(reader: ByteReader, framed: bytes) -> NDArray[np.float32]:
+    """The cell state of the reader's top layer after every byte, from a zero state; float32 [T, H]."""
+    found = np.empty((len(framed), reader.hidden_size), dtype=np.float32)
+    for t, c_H in enumerate(_cells(reader, framed)):
         found[t] = c_H.float().cpu().numpy()
     return found
 
 
-def trace(model: ByteLM, text: Text, unit: int, *, layer: int = -1) -> Trace:
-    """One unit of ``states``, in the memory of one unit.
-
-    Raises:
-        UserError: if there is no such layer or unit.
-    """
-    index, unit = layer_index(model, layer), unit_index(model, unit)
-    framed = frame(text)
+def trace(reader: ByteReader, framed: bytes, unit: int) -> Trace:
+    """One unit of ``states``, in the memory of one unit."""
     values = np.empty(len(framed), dtype=np.float32)
-    for t, c_H in enumerate(_cells(model, framed, index)):
+    for t, c_H in enumerate(_cells(reader, framed)):
         values[t] = c_H[unit].item()
     return Trace(framed, values)
 
 
-def _cells(model: ByteLM, framed: bytes, index: int) -> Iterator[Tensor]:
-    stepper = ByteStepper(model)
-    state = stepper.state(model.initial_carry(1))
-    device = model.output.weight.device
-    for value in framed:
-        _, state = stepper.step(torch.tensor([value], device=device), state)
-        yield state[index][1][0]
+def _cells(reader: ByteReader, framed: bytes) -> Iterator[Tensor]:
+    state = reader.zeros(1)
+    for start in range(0, len(framed), _WINDOW_BYTES):
+        ids_T = torch.frombuffer(bytearray(framed[start : start + _WINDOW_BYTES]), dtype=torch.uint8)
+        before = state
+        for state in reader.steps(ids_T.unsqueeze(1).to(reader.device), before):
+            yield state[-1][1][0]
