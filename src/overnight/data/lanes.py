@@ -74,6 +74,7 @@ class Lanes:
             )
         self.stream, self.lanes, self.length, self.seed, self.reset = stream, lanes, length, seed, reset
         self.digest: str | None = None
+        self.vocabulary_digest: str | None = None
         self.lane_size = size // lanes
         self.steps_per_epoch = (self.lane_size - 1) // length
         self._starts = stream.resets(reset)

@@ -35,6 +35,7 @@ def word_lanes(
         raise UserError(f"{corpus} marks no ends of sentences, so the state cannot be reset there.", "Take never.")
     made = Lanes(opened.split(split), lanes, length, seed=seed, reset=reset)
     made.digest = opened.digest
+    made.vocabulary_digest = opened.vocabulary_digest
     return made
 
 
