@@ -168,7 +168,7 @@ def _note_empty(
     empty = [split for split in wanted if not manifest["splits"][split]["documents"]]
     if empty:
         notify(f"No sentence fell into {' and '.join(empty)}; --valid FILE and --test FILE name held-out files.")
-    if not manifest["counts_by_split"]["train"]["unk"]:
+    if not manifest["splits"]["train"]["unk"]:
         notify(
-            "The unknown word never stands in the training split: a model learns nothing of it (--min-count 2 does)."
+            "No word of the training split is unknown: a model learns nothing of unknown words. --min-count 2 helps."
         )

@@ -79,12 +79,9 @@ def finish_corpus(
     train = np.zeros(size, dtype=np.int64)
     for split in SPLITS:
         about = manifest["splits"][split]
-        width = np.dtype(dtype).itemsize
-        shards = [
-            Shard(folder.path / s["path"], folder.path, s["bytes"] // width, "", "", dtype) for s in about["shards"]
-        ]
-        counts = WordStream(shards, dtype=dtype).counts(size)
-        by_split[split] = {"words": int(counts.sum()), "unk": int(counts[vocabulary.unk])}
+        paths = [(folder.path / s["path"], folder.path / s["offsets"], s["bytes"] // width) for s in about["shards"]]
+        counts = WordStream([Shard(*path, "", "", dtype) for path in paths], dtype=dtype).counts(size)
+        about |= {"words": int(counts.sum()), "unk": int(counts[vocabulary.unk])}
         if split == "train":
             train = counts
     if not train.any():
