@@ -213,6 +213,7 @@ def test_forget_bias(make: Callable[..., Any]) -> None:
         (lambda: GroupedGates(8, 12, groups=8), "groups=8 does not divide hidden_size=12 and output_size=12"),
         (lambda: GroupedGates(8, 12, 6, groups=4), "groups=4 does not divide output_size=6"),
         (lambda: GroupedGates(8, 12, groups=0), "cannot have groups=0"),
+        (lambda: DenseGates(8, 12, forget_bias=float("nan")), "cannot have forget_bias=nan"),
         (lambda: FactorizedGates(8, 12, 6, rank=15), "rank=15 does not fit .* rank must be from 1 to 14;"),
         (lambda: FactorizedGates(8, 1, rank=5), "rank must be from 1 to 4;"),
         (lambda: FactorizedGates(8, 12, rank=0), "rank=0 does not fit"),

@@ -219,6 +219,7 @@ def test_a_state_of_another_floating_dtype_is_converted(name: str, output: int) 
         ({"reset": torch.zeros(3, 5, dtype=torch.bool)}, r"shape \(3, 5\); expected torch.bool \(5, 3\)"),
         ({"reset": torch.zeros(5, 1, dtype=torch.bool)}, r"shape \(5, 1\); expected"),
         ({"reset": torch.zeros(5, 3)}, "reset mask is torch.float32"),
+        ({"reset": [[True] * 3] * 5}, "reset mask is a list"),
         ({"reset": torch.zeros(5, 3, dtype=torch.uint8)}, "reset mask is torch.uint8"),
     ],
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from train.on_ranks import on_ranks
 
+from overnight.errors import UserError
 from overnight.nn.gates import DenseGates, FactorizedGates, GroupedGates, MultiplicativeGates
 from overnight.nn.recurrence import Recurrent
 from overnight.nn.stack import RecurrentStack
@@ -156,3 +157,20 @@ def test_two_ranks_have_the_gradient_of_one_process(tmp_path: Path) -> None:
         expected = [parameter.grad for parameter in model.parameters()]
         for found in ranks:
             torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_torch_func_takes_the_readable_recurrence() -> None:
+    torch.manual_seed(0)
+    layer = Recurrent(DenseGates(3, 4))
+    x = torch.randn(5, 2, 3)
+    parameters = dict(layer.named_parameters())
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (x,))[0].square().sum()
+
+    found = torch.func.grad(loss)(parameters)
+    layer(x)[0].square().sum().backward()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match=r"No fast path serves torch.func"):
+        torch.func.grad(loss)(dict((layer := Recurrent(DenseGates(3, 4), "fast")).named_parameters()))

@@ -34,7 +34,11 @@ def results(name: str, output: int, dtype: torch.dtype, table: bool, chunk: int 
         h, last = layer(embedding(ids), state, reset)
     loss = sum((part * torch.randn(part.shape).to(part.dtype)).sum() for part in (h, *last))
     loss.backward()
-    return [h.detach(), *(part.detach() for part in last), *(p.grad for p in (*embedding.parameters(), *layer.parameters()))]
+    return [
+        h.detach(),
+        *(part.detach() for part in last),
+        *(p.grad for p in (*embedding.parameters(), *layer.parameters())),
+    ]
 
 
 @pytest.mark.parametrize("name", MAPS)

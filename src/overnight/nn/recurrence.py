@@ -159,8 +159,8 @@ class Recurrent(nn.Module):
             raise ValueError(f"The ids are {ids_TB.dtype} of shape {tuple(ids_TB.shape)}; expected int64 [T, B].")
         if table_VD.dim() != 2:
             raise ValueError(f"The table has shape {tuple(table_VD.shape)}; expected [V, {self.gates.input_size}].")
-        if torch.compiler.is_exporting() or self.path == "readable" or ids_TB.numel() <= len(table_VD):
-            return self(F.embedding(ids_TB, table_VD), state, reset_TB)
+        if _unserved_transform() or self.path == "readable" or ids_TB.numel() <= len(table_VD):
+            return self.forward(F.embedding(ids_TB, table_VD), state, reset_TB)
         check_call(table_VD[0].expand(*ids_TB.shape, -1), state, reset_TB, self.gates)
         return self._run(table_VD, ids_TB.shape[1], state, reset_TB, ids_TB)
 
@@ -183,11 +183,10 @@ class Recurrent(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             folded = self.gates.fold(dtype)
             projection_NH = None if self.projection is None else self.projection().to(dtype)
-            # an exported program has standard operations only
-            fast = self.path != "readable" and serves(folded) and not torch.compiler.is_exporting()
-            if self.path == "fast" and not fast:
-                what = "torch.export" if torch.compiler.is_exporting() else type(self.gates).__name__
-                raise UserError(f"No fast path serves {what}.", "Set path='auto'.")
+            unserved = _unserved_transform() or ("" if serves(folded) else type(self.gates).__name__)
+            if self.path == "fast" and unserved:
+                raise UserError(f"No fast path serves {unserved}.", "Set path='auto'.")
+            fast = self.path != "readable" and not unserved
             run = fast_recurrence if fast else recurrence
             table_VP = None if ids_TB is None else folded.project(x.to(dtype))
 
@@ -219,6 +218,15 @@ def _in_chunks(
     return torch.cat([*outputs, h_CBN]), h_BN, c_BH
 
 
+def _unserved_transform() -> str:
+    """Under which there are standard operations only: the one that is active, or empty."""
+    if torch.compiler.is_exporting():
+        return "torch.export"
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func"
+    return ""
+
+
 def _compute_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
@@ -240,6 +248,8 @@ def check_call(x_TBD: Tensor, state: tuple[Tensor, Tensor] | None, reset_TB: Ten
                 raise ValueError(f"State {name} has shape {tuple(part.shape)}; expected {(batch, units)}.")
             if not part.is_floating_point():
                 raise ValueError(f"State {name} is {part.dtype}; expected floating point.")
+    if reset_TB is not None and not isinstance(reset_TB, Tensor):
+        raise ValueError(f"The reset mask is a {type(reset_TB).__name__}; expected a tensor of torch.bool.")
     if reset_TB is not None and (reset_TB.shape != (time, batch) or reset_TB.dtype != torch.bool):
         raise ValueError(
             f"The reset mask is {reset_TB.dtype} of shape {tuple(reset_TB.shape)}; expected torch.bool {(time, batch)}."

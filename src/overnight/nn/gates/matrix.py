@@ -1,8 +1,11 @@
 """The parameters of a recurrent cell: its weight matrices and its bias."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from overnight.errors import UserError
 from overnight.nn.init import recurrent_init_
 
 
@@ -63,7 +66,13 @@ class Matrix(nn.Module):
 
 
 def gate_bias(hidden_size: int, forget_bias: float) -> nn.Parameter:
-    """b [4H], zero but for the forget gate's part."""
+    """b [4H], zero but for the forget gate's part.
+
+    Raises:
+        UserError: unless ``forget_bias`` is a finite number.
+    """
+    if not math.isfinite(forget_bias):
+        raise UserError(f"A gate map cannot have forget_bias={forget_bias}.", "Give a finite number.")
     bias_G = torch.zeros(4 * hidden_size)
     bias_G[hidden_size : 2 * hidden_size] = forget_bias
     return nn.Parameter(bias_G)
