@@ -1,0 +1,58 @@
+// Bytes as characters on the page, and numbers as colours. Everything reaches the page as text, never as markup.
+
+const CONTROL = (byte) => (byte === 127 ? "\u2421" : String.fromCharCode(0x2400 + byte));
+
+// [{text, bytes: [index...], odd}] : whole characters of UTF-8, and what is none byte by byte.
+export const characters = (bytes, start = 0) => {
+  const found = [];
+  const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  for (let at = 0; at < bytes.length; ) {
+    const first = bytes[at];
+    let size = first < 0x80 ? 1 : first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+    let text = null;
+    if (first < 0x20 || first === 0x7f) text = CONTROL(first);
+    else {
+      try {
+        text = strict.decode(Uint8Array.from(bytes.slice(at, at + size)));
+      } catch {
+        size = 1;
+        text = "\\x" + first.toString(16).padStart(2, "0");
+      }
+    }
+    const odd = first < 0x20 || first === 0x7f || text.startsWith("\\x");
+    found.push({ text, odd, bytes: Array.from({ length: size }, (_, i) => start + at + i) });
+    at += size;
+  }
+  return found;
+};
+
+export const niceLimit = (value) => {
+  const size = 10 ** Math.floor(Math.log10(Math.max(value, 0.1)));
+  return [1, 2, 5, 10].map((step) => step * size).find((limit) => limit >= value - 1e-9);
+};
+
+// A value in units of the scale's end: orange above 0, blue below it.
+export const diverging = (share) => {
+  const strength = Math.round(100 * Math.min(1, Math.abs(share)));
+  return `color-mix(in oklab, var(${share < 0 ? "--below" : "--above"}) ${strength}%, var(--middle))`;
+};
+
+export const rising = (share) => `color-mix(in oklab, var(--much) ${Math.round(100 * Math.min(1, Math.max(0, share)))}%, var(--middle))`;
+
+// Each byte of a character has its own stretch of the background.
+export const paint = (span, colours) => {
+  if (new Set(colours).size === 1) span.style.background = colours[0];
+  else {
+    const stops = colours.map((colour, i) => `${colour} ${(100 * i) / colours.length}% ${(100 * (i + 1)) / colours.length}%`);
+    span.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+  }
+};
+
+export const spanOf = (character) => {
+  const span = document.createElement("span");
+  span.textContent = character.text;
+  span.className = character.odd ? "odd" : "";
+  return span;
+};
+
+export const signed = (value, digits = 2) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(digits);
