@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from contracts.wrapped import BoostedLAMB, BoostedLARS
 from torch.optim import Optimizer
 
 from overnight import optim
 from overnight.doctor.optimizer import CHECKS, Conformance, Subject, conformance
 from overnight.doctor.optimizer.host_sync import HOST_SYNC
 from overnight.doctor.optimizer.length import LENGTH
+from overnight.doctor.optimizer.subject import Family
 from overnight.optim import lamb, lars
+from overnight.optim.layerwise import Layerwise
 
 CLASSES = {name: cls for name, cls in vars(optim).items() if name in optim.__all__ and isinstance(cls, type)}
 VARIANTS = {"LAMB": lamb.VARIANTS, "LARS": lars.VARIANTS}
@@ -76,8 +79,8 @@ def failures(found: Conformance) -> dict[str, str]:
     return {finding.name: finding.measured for finding in found.findings if finding.status == "fail"}
 
 
-def test_every_optimizer_has_variants_here() -> None:
-    assert {name for name, cls in CLASSES.items() if issubclass(cls, Optimizer)} == set(VARIANTS)
+def test_every_layerwise_optimizer_has_variants_here() -> None:
+    assert {name for name, cls in CLASSES.items() if issubclass(cls, Layerwise)} == set(VARIANTS)
     assert all(variant in VARIANTS[name] for name, variant in DESIGNED)
 
 
@@ -104,6 +107,14 @@ def test_paths_and_placements_break_nothing(name: str, settings: Settings) -> No
     assert failures(found) == {}
     unmeasured = {finding.name for finding in found.findings if finding.status != "pass"}
     assert unmeasured <= ({"host sync"} if not torch.cuda.is_available() else set())
+
+
+@pytest.mark.parametrize(("cls", "family"), [(BoostedLAMB, "lamb"), (BoostedLARS, "lars")])
+def test_a_boost_that_stays_breaks_nothing_but_what_it_is_designed_to(cls: type[Optimizer], family: Family) -> None:
+    found = failures(conformance(Subject(cls.__name__, cls, family, {})))
+    # whether the weights have moved is read; GradScaler is refused
+    assert found.keys() == {"10⁹ elements", "skipped step"}
+    assert "raises UserError: SEBoost does not work under GradScaler" in found["skipped step"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,13 @@ Array = npt.NDArray[np.float64]
 
 
 def lookahead(
-    w: Array, gradient: Callable[[Array], Array], lr: float, momentum: float, every: int, alpha: float, steps: int,
+    w: Array,
+    gradient: Callable[[Array], Array],
+    lr: float,
+    momentum: float,
+    every: int,
+    alpha: float,
+    steps: int,
     pullback: bool = False,
 ) -> list[Array]:
     """Zhang et al. 2019, Algorithm 1, around heavy-ball momentum: fast weights after every step.

@@ -138,7 +138,7 @@ class Anderson(CoefficientRule):
 
     Args:
         mixing: 1 takes the base optimizer's points, 0 those that it started from.
-        ridge: added to the diagonal of the matrix fᵢ · fⱼ, as a fraction of it.
+        ridge: added to the diagonal of the matrix of their differences' products, as a fraction of it.
 
     Source: Anderson 1965; for stochastic training Scieur, d'Aspremont and Bach 2016, arXiv 1606.04133.
     """
@@ -154,10 +154,16 @@ class Anderson(CoefficientRule):
     def coefficients(self, subspace: Subspace) -> Tensor:
         count = subspace.history
         gram = subspace.gram()[count:, count:]
-        scale = gram.diagonal().clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
-        # scaled, so that old long residuals do not hide the newest short ones
-        matrix = gram * scale[:, None] * scale + self.ridge * torch.eye(count, dtype=torch.float64)
-        theta = scale * torch.linalg.lstsq(matrix, scale[:, None], driver="gelsd").solution[:, 0]
-        theta = theta / theta.sum()
+        theta = torch.zeros(count, dtype=torch.float64)
+        theta[0] = 1.0
+        if count > 1:
+            # θ = e₀ + N γ with columns eᵢ₊₁ - eᵢ: the constraint is kept, and a residual that can vanish does
+            n = torch.eye(count, dtype=torch.float64).diff(dim=0).t()
+            matrix, right = n.t() @ gram @ n, -(n.t() @ gram[:, 0])
+            diagonal = matrix.diagonal().clamp(min=0.0)
+            scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)
+            matrix = matrix * scale[:, None] * scale + self.ridge * torch.eye(count - 1, dtype=torch.float64)
+            gamma = torch.linalg.lstsq(matrix, (scale * right)[:, None], driver="gelsd").solution[:, 0]
+            theta += n @ (scale * gamma)
         start = theta.flip(0).cumsum(0).flip(0)
         return torch.cat([-start, self.mixing * theta])

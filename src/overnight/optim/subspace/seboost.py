@@ -90,9 +90,7 @@ class SEBoost(Optimizer):
     """
 
     _step_supports_amp_scaling = True
-    """So that GradScaler sets the next two, by which ``step`` knows it."""
-    found_inf: Tensor | None = None
-    grad_scale: Tensor | None = None
+    """So that GradScaler sets ``found_inf``, by which ``step`` knows it."""
 
     def __init__(
         self,
@@ -180,8 +178,9 @@ class SEBoost(Optimizer):
         Raises:
             UserError: under GradScaler, and if a boost that was due was not made.
         """
-        if self.found_inf is not None:
-            self.found_inf = self.grad_scale = None
+        if "found_inf" in vars(self):
+            vars(self).pop("found_inf")
+            vars(self).pop("grad_scale", None)
             raise UserError(
                 "SEBoost does not work under GradScaler, which cannot scale the boost's own losses.",
                 "Train in bfloat16 autocast or in float32, without a scaler.",
