@@ -53,7 +53,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def measured(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
     assert main(["bench", *SHORT, *map(str, argv), "--json"]) == 0
-    found: dict[str, Any] = ororjson.loads(capsys.readouterr().out)
+    found: dict[str, Any] = orjson.loads(capsys.readouterr().out)
     return found
 
 
