@@ -51,14 +51,15 @@ def choose_texts(values_N: Any, labels_N: Ids, probabilities_NK: Any, lengths: S
     short = np.array([40 <= length <= 300 for length in lengths])
     chosen: list[int] = []
     for k in np.unique(labels_N)[:4]:
-        for keep in ((predicted == k), (predicted != k)):
-            inside = np.flatnonzero((labels_N == k) & keep)
-            inside = inside[short[inside]] if short[inside].any() else inside
-            if len(inside) and keep[inside[0]] and predicted[inside[0]] == k:
-                chosen += [int(inside[values[inside].argmax()]), int(inside[values[inside].argmin()])]
-            elif len(inside):
-                chosen.append(int(inside[confidence[inside].argmax()]))
+        right = _preferred(np.flatnonzero((labels_N == k) & (predicted == k)), short)
+        wrong = _preferred(np.flatnonzero((labels_N == k) & (predicted != k)), short)
+        chosen += [int(right[values[right].argmax()]), int(right[values[right].argmin()])] if len(right) else []
+        chosen += [int(wrong[confidence[wrong].argmax()])] if len(wrong) else []
     return list(dict.fromkeys(chosen))
+
+
+def _preferred(indices: Ids, short_N: NDArray[np.bool_]) -> Ids:
+    return indices[short_N[indices]] if short_N[indices].any() else indices
 
 
 def heat_of(trace: Callable[[str], Any], text: str) -> dict[str, Any]:
@@ -69,9 +70,10 @@ def heat_of(trace: Callable[[str], Any], text: str) -> dict[str, Any]:
         text: any.
     """
     found = trace(text)
-    shown = characters(bytes(found.bytes))[:_LONGEST]
+    all_of_them = characters(bytes(found.bytes))
+    shown = all_of_them[:_LONGEST]
     return {
         "text": "".join(character for character, _ in shown),
         "values": [round(float(found.values[last]), 4) for _, last in shown],
-        "cut": len(characters(bytes(found.bytes))) - len(shown),
+        "cut": len(all_of_them) - len(shown),
     }

@@ -15,6 +15,7 @@ from overnight.errors import UserError
 from overnight.evaluate.transfer import scores
 from overnight.evaluate.transfer.classifier import Classifier, FeatureKind
 from overnight.evaluate.transfer.few_shot import few_shot_curve
+from overnight.evaluate.transfer.heat import choose_texts
 from overnight.evaluate.transfer.logistic import GRID, Chosen, ClassWeight, fit_chosen
 from overnight.evaluate.transfer.ngrams import NAME, NGrams
 from overnight.evaluate.transfer.units import UnitRule, histogram_of, rank_units
@@ -52,11 +53,12 @@ class TransferSettings:
 
 @dataclass(frozen=True)
 class Study:
-    """A classifier, what was measured of it, and its probabilities of the test texts."""
+    """A classifier, what was measured of it, its probabilities of the test texts, and a few of those to look at."""
 
     classifier: Classifier
     results: dict[str, Any]
     test_probabilities: Floats
+    worth_showing: list[int]
 
 
 def study(
@@ -118,7 +120,9 @@ def study(
     classifier = Classifier(
         full.model, data.classes, digest, kind, full.C, measured, best.unit, best.sign, best.threshold
     )
-    return Study(classifier, results, probabilities)
+    lengths = [len(text) for text in data.test.texts]
+    chosen = choose_texts(work.test[:, best.unit], work.labels["test"], probabilities, lengths)
+    return Study(classifier, results, probabilities, chosen)
 
 
 class _Work:
