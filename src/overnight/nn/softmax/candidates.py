@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from overnight.errors import UserError
+from overnight.nn.fast.packed import transposed_product
 from overnight.nn.rows import row_gradient
 from overnight.nn.softmax.base import LinearOutput
 from overnight.nn.softmax.chunked import product_dtype, scaled
@@ -43,16 +44,15 @@ class _RowLoss(torch.autograd.Function):
             if bias_V is not None:
                 shift_R = shift_R + bias_V.index_select(0, ids_R)
             shift_R = shift_R.to(wide)
-            # a narrow product comes first, so that the correction is not rounded with it
-            narrow = dtype != wide
-            logits_NR = (h @ rows_RD.T).to(wide).add_(shift_R) if narrow else torch.addmm(shift_R, h, rows_RD.T)
+            # after the product, so that the correction is not rounded to a narrow one's precision
+            logits_NR = transposed_product(h.T, rows_RD.T).to(wide).add_(shift_R)
             loss, d_NR = criterion(logits_NR, needs_h or needs_w or needs_b)
             del logits_NR
             db_R = d_NR.sum(0) if needs_b else None
             d_NR = d_NR.to(dtype)
-            dh = (d_NR @ rows_RD).to(h_ND.dtype) if needs_h else None
+            dh = transposed_product(d_NR.T, rows_RD).to(h_ND.dtype) if needs_h else None
             del rows_RD
-            dw_RD = (d_NR.T @ h).to(weight_VD.dtype) if needs_w else None
+            dw_RD = transposed_product(d_NR, h).to(weight_VD.dtype) if needs_w else None
         ctx.gradients = dh, dw_RD, db_R if bias_V is None or db_R is None else db_R.to(bias_V.dtype)
         ctx.save_for_backward(ids_R)
         ctx.shapes, ctx.sparse = (weight_VD.shape, None if bias_V is None else bias_V.shape), sparse

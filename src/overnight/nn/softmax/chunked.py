@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overnight.nn.fast.packed import transposed_product
+
 LOGITS = 2**26
 """At most so many at once where no chunk is given: 256 MiB in float32, two to three times that in all."""
 ROWS = 2**14
-"""Rows of W's gradient that are added up at once in reduced precision."""
+"""Of W's gradient, added up at once."""
 
 
 def product_dtype(weight: Tensor) -> torch.dtype:
@@ -46,7 +48,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             size = chunk or max(1, LOGITS // len(weight))
             for start in range(0, len(h_ND), size):
                 h_CD, targets_C1 = h_ND[start : start + size].to(dtype), targets_N[start : start + size, None]
-                logits_CV = (h_CD @ weight.T).to(wide)
+                logits_CV = transposed_product(h_CD.T, weight.T).to(wide)
                 if bias_V is not None:
                     logits_CV += bias_V
                 logits_CV = torch.log_softmax(logits_CV, 1)
@@ -59,7 +61,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     db += d_CV.sum(0)
                 d_CV = d_CV.to(dtype)
                 if dh is not None:
-                    dh[start : start + size] = d_CV @ weight
+                    dh[start : start + size] = transposed_product(d_CV.T, weight)
                 if dw is not None:
                     _add_product(dw, d_CV, h_CD)
         ctx.gradients = dh, dw, None if db is None or bias_V is None else db.to(bias_V.dtype)
@@ -71,11 +73,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _add_product(dw_VD: Tensor, d_CV: Tensor, h_CD: Tensor) -> None:
-    if dw_VD.dtype == d_CV.dtype:
-        dw_VD.addmm_(d_CV.T, h_CD)
-        return
     for start in range(0, len(dw_VD), ROWS):
-        dw_VD[start : start + ROWS] += d_CV[:, start : start + ROWS].T @ h_CD
+        dw_VD[start : start + ROWS] += transposed_product(d_CV[:, start : start + ROWS], h_CD)
 
 
 def scaled(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
