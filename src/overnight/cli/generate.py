@@ -35,6 +35,14 @@ class Generate:
     """Draw among the most likely bytes that together have this probability."""
     seed: int = 0
     """The same seed gives the same text on the same machine."""
+    fix_unit: Annotated[
+        tuple[str, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(metavar="UNIT=VALUE", help_behavior_hint="(may be given again)"),
+    ] = ()
+    """Hold a unit's cell state at a value at every step, such as 2388=1.5; told on standard error."""
+    layer: int = -1
+    """Whose units --fix-unit means; 0 is the lowest layer, -1 the highest."""
     samples: int = 1
     """How many texts, made side by side; the first is shown as it comes, the others after it."""
     checkpoint: Annotated[str, tyro.conf.arg(metavar="best|last|STEP")] = "best"
@@ -62,6 +70,7 @@ def main(argv: list[str]) -> int:
     for name in ("samples", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} {value} cannot work.", "Give at least 1.")
+    fixed = _fixed(options.fix_unit)
     # An argument that is no UTF-8 reaches Python with its bytes escaped; this gives them back.
     prompt = options.prompt.encode("utf-8", "surrogateescape")
     out = sys.stdout
@@ -79,13 +88,35 @@ def main(argv: list[str]) -> int:
             top_k=options.top_k,
             top_p=options.top_p,
             seed=options.seed,
+            fix_units=fixed,
+            layer=options.layer,
         )
+        if fixed:
+            # not among the text, which may go into a file or another program
+            units = ", ".join(f"unit {unit} fixed at {value:g}" for unit, value in fixed.items())
+            print(units, file=sys.stderr, flush=True)
         _show(prompt, steps, options.samples, out)
     except KeyboardInterrupt:
         out.write("\n")
         out.flush()
         return 130
     return 0
+
+
+def _fixed(given: tuple[str, ...]) -> dict[int, float]:
+    from overnight.errors import UserError
+
+    fixed: dict[int, float] = {}
+    for argument in given:
+        name, _, number = argument.partition("=")
+        try:
+            unit, value = int(name), float(number)
+        except ValueError:
+            raise UserError(f"--fix-unit {argument} is not UNIT=VALUE.", "Write it as 2388=1.5.") from None
+        if unit in fixed:
+            raise UserError(f"--fix-unit names unit {unit} twice.", "Give it one value.")
+        fixed[unit] = value
+    return fixed
 
 
 def _size_bytes(model: "nn.Module") -> int:
