@@ -1,7 +1,9 @@
-"""`overnight evaluate RUN`: exact bits per byte of a trained model over a whole split."""
+"""`overnight evaluate RUN`: exact bits per byte, or perplexity, of a trained model over a whole split."""
 
 import math
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Exact bits per byte of a trained model over a whole split, with a 95 % confidence interval."""
+    """Exact bits per byte, or perplexity of words, of a trained model over a whole split, with a 95 % interval."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
     """The folder that overnight train wrote."""
@@ -26,14 +28,22 @@ class Evaluate:
     """Which of its splits."""
     checkpoint: Annotated[str, tyro.conf.arg(metavar="best|last|STEP")] = "best"
     """Which weights."""
-    lanes: int = 64
-    """The bytes are read in so many places side by side; 1 is plain sequential evaluation, and slow."""
+    lanes: int | None = None
+    """The text is read in so many places side by side (64 of bytes, 16 of words); 1 is plain sequential reading."""
     precision: Literal["fp32", "auto", "bf16", "fp16"] = "fp32"
     """Number format of the products; auto is the one that training would choose."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where there is one."""
     baselines: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Add order-0 entropy, gzip -9 and xz -9e of the same bytes."""
+    dynamic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Dynamic evaluation: the model learns from what it has been scored on (one lane unless --lanes says otherwise)."""
+    dynamic_lr: float = 0.1
+    """Its rate of SGD."""
+    dynamic_decay: float = 0.0
+    """How far each step goes back towards the trained weights, 0 to below 1."""
+    dynamic_length: int | None = None
+    """Words or bytes a step; 5 words or 20 bytes unless given."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object instead of text."""
 
@@ -50,7 +60,12 @@ def main(argv: list[str]) -> int:
     from overnight.errors import UserError
     from overnight.evaluate.baselines import baselines
     from overnight.evaluate.load import load_byte_model
+    from overnight.train.checkpoint import read_run_json
 
+    if read_run_json(options.run).get("derived", {}).get("metric") == "perplexity":
+        from overnight.cli.evaluate_words import evaluate_word_run
+
+        return evaluate_word_run(options)
     loaded = load_byte_model(options.run, options.checkpoint, options.device)
     folder = options.data or loaded.corpus
     if folder is None:
@@ -80,22 +95,44 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluate(loaded: "ByteModel", stream: "ByteStream", options: Evaluate) -> "HeldOut":
+    from overnight.evaluate.dynamic import evaluate_dynamically
+    from overnight.evaluate.heldout import evaluate_heldout
+    from overnight.evaluate.scoring import Dynamic
+    from overnight.train.precision import choose_precision
+
+    reset = loaded.run["run"].get("data", {}).get("kwargs", {}).get("reset", "shard")
+    autocast = choose_precision(loaded.device, options.precision).dtype
+    with progress_bar() as progress:
+        if options.dynamic:
+            dynamic = Dynamic(options.dynamic_lr, options.dynamic_decay, options.dynamic_length or 20)
+            return evaluate_dynamically(
+                loaded.model,
+                stream,
+                dynamic,
+                lanes=options.lanes or 1,
+                reset=reset,
+                autocast=autocast,
+                on_progress=progress,
+            )
+        return evaluate_heldout(
+            loaded.model,
+            stream,
+            lanes=options.lanes or 64,
+            reset=reset,
+            autocast=autocast,
+            device=loaded.device,
+            on_progress=progress,
+        )
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's standard error; what it gives is told how much is done, and of how much."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from overnight.evaluate.heldout import evaluate_heldout
-    from overnight.train.precision import choose_precision
 
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("", total=None)
-        return evaluate_heldout(
-            loaded.model,
-            stream,
-            lanes=options.lanes,
-            reset=loaded.run["run"].get("data", {}).get("kwargs", {}).get("reset", "shard"),
-            autocast=choose_precision(loaded.device, options.precision).dtype,
-            device=loaded.device,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+        yield lambda done, total: progress.update(task, completed=done, total=total)

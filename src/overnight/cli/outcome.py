@@ -10,6 +10,7 @@ from rich.table import Table
 
 from overnight.cli.terminal import without_controls
 from overnight.errors import UserError
+from overnight.metrics import METRICS, Metric
 
 
 def print_outcome(folder: Path, summary: dict[str, Any]) -> int:
@@ -29,21 +30,29 @@ def print_outcome(folder: Path, summary: dict[str, Any]) -> int:
         console.print(shown, markup=False, soft_wrap=True)
         console.rule()
     if summary["final"] is not None:
-        final = summary["final"]
-        console.print(f"held-out bits per byte ({final['bytes']:,} bytes of {final['split']})", soft_wrap=True)
-        console.print(_table(summary))
+        final, metric = summary["final"], _metric(summary["final"])
+        counted = f"{final[metric.counted]:,} {metric.counted}"
+        console.print(f"held-out {metric.title} ({counted} of {final['split']})", soft_wrap=True)
+        console.print(_table(summary, metric))
     console.print(f"report      {_report(folder)}", markup=False, soft_wrap=True)
-    console.print(f"generate    overnight generate {folder}", soft_wrap=True)
+    if summary["final"] is not None and _metric(summary["final"]).counted != "bytes":
+        console.print(f"test        overnight evaluate {folder} --split test", soft_wrap=True)
+    else:
+        console.print(f"generate    overnight generate {folder}", soft_wrap=True)
     return 0
 
 
-def _table(summary: dict[str, Any]) -> Table:
+def _metric(final: dict[str, Any]) -> Metric:
+    return next(metric for metric in METRICS.values() if metric.name in final)
+
+
+def _table(summary: dict[str, Any], metric: Metric) -> Table:
     final = summary["final"]
     table = Table()
     table.add_column("")
-    table.add_column("bits per byte", justify="right")
-    rows = [(item["name"], item["bits_per_byte"]) for item in summary["baselines"]]
-    rows.append(("this model", final["bits_per_byte"]))
+    table.add_column(metric.title, justify="right")
+    rows = [(item["name"], item[metric.name]) for item in summary["baselines"]]
+    rows.append(("this model", final[metric.name]))
     for name, value in sorted(rows, key=lambda row: -row[1]):
         style = "bold" if name == "this model" else ""
         table.add_row(name, f"{value:.4f}", style=style)

@@ -10,6 +10,7 @@ from overnight.errors import UserError
 RECIPES = {
     "byte-lm": "overnight.recipes.byte_lm:byte_lm",
     "builtin": "overnight.recipes.builtin:builtin",
+    "word-lm": "overnight.recipes.word_lm:word_lm",
 }
 
 
