@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from overnight.errors import UserError
-from overnight.models.byte_lm import ByteLM
+from overnight.models.byte_lm import BYTES, ByteLM
 
 GATES = "ifgo"
 """The order of our gates, i, f, g, o; the published arrays have the cell's (u there) last."""
@@ -72,6 +72,31 @@ def from_ours(gates: Tensor, order: str) -> Tensor:
     return torch.cat([blocks[gate] for gate in order])
 
 
+def shapes(hidden_size: int, embedding_size: int, layers: int, weight_norm: bool) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a ByteLM's state dict, without making one: the sizes may be anybody's.
+
+    >>> shapes(2, 3, 1, False)["layers.0.gates.input_to_m.weight"]
+    (2, 3)
+    """
+    gates = 4 * hidden_size
+    found: dict[str, tuple[int, ...]] = {"embedding.weight": (BYTES, embedding_size)}
+    for layer in range(layers):
+        below = hidden_size if layer else embedding_size
+        found[f"layers.{layer}.gates.bias"] = (gates,)
+        for name, shape in (
+            ("input_to_gates", (gates, below)),
+            ("input_to_m", (hidden_size, below)),
+            ("hidden_to_m", (hidden_size, hidden_size)),
+            ("m_to_gates", (gates, hidden_size)),
+        ):
+            if weight_norm:
+                found[f"layers.{layer}.gates.{name}.weight_v"] = shape
+                found[f"layers.{layer}.gates.{name}.weight_g"] = shape[:1]
+            else:
+                found[f"layers.{layer}.gates.{name}.weight"] = shape
+    return found | {"output.weight": (BYTES, hidden_size), "output.bias": (BYTES,)}
+
+
 def model_of(state: Mapping[str, Tensor]) -> ByteLM:
     """The ByteLM whose state dict this is, sizes taken from its tensors; in evaluation mode.
 
@@ -83,8 +108,7 @@ def model_of(state: Mapping[str, Tensor]) -> ByteLM:
         zero_O = state[name].norm(dim=-1) == 0
         state[name][zero_O] = 1.0
         state[name.removesuffix("v") + "g"][zero_O] = 0.0
-    # built without memory of its own: the initial values would be drawn only to be overwritten
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # the initial values are drawn, though nothing is made of them
         model = ByteLM(
             hidden_size=state["output.weight"].shape[1],
             embedding_size=state["embedding.weight"].shape[1],

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 import overnight
 from overnight.errors import UserError
 from overnight.evaluate.load import ByteModel
-from overnight.exchange.assembly import checked, model_of
+from overnight.exchange.assembly import checked, model_of, shapes
 from overnight.models.byte_lm import BYTES, ByteLM
 
 FORMAT = "overnight-model/1"
+MOST_LAYERS = 1000
 FIELDS = ("hidden_size", "embedding_size", "layers")
 
 
@@ -72,8 +73,9 @@ def read_hub(folder: Path) -> tuple[ByteLM, Origin]:
     for name, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{folder / 'config.json'} has {name}={value!r}.", "It must be a whole number above 0.")
-    with torch.device("meta"):
-        expected = ByteLM(**sizes, weight_norm=config.get("weight_norm") is not False).state_dict()
+    if sizes["layers"] > MOST_LAYERS:
+        raise UserError(f"{folder / 'config.json'} has layers={sizes['layers']:,}.", "Get the file again.")
+    expected = shapes(**sizes, weight_norm=config.get("weight_norm") is not False)
     file = folder / "model.safetensors"
     try:
         found = load_file(file)
@@ -85,7 +87,7 @@ def read_hub(folder: Path) -> tuple[ByteLM, Origin]:
                 f"{file} {problem} {', '.join(sorted(names)[:5])}.", "Give the weights that config.json describes."
             )
     because = "with the sizes of config.json"
-    state = {name: checked(f"{name} of {file}", found[name], expected[name].shape, because) for name in expected}
+    state = {name: checked(f"{name} of {file}", found[name], expected[name], because) for name in expected}
     model = model_of(state)
     if config.get("digest") not in (None, digest_of(model)):
         raise UserError(f"{file} is not the file that config.json was written with.", "Get both again.")

@@ -46,7 +46,8 @@ def write_onnx(model: ByteLM, folder: Path) -> dict[str, float]:
             # what a version of torch or onnxscript cannot convert ends in whatever it met
             except Exception as error:
                 raise UserError(
-                    f"torch {torch.__version__} cannot convert the model to ONNX: {str(error).strip().splitlines()[0]}",
+                    f"torch {torch.__version__} cannot convert the model to ONNX "
+                    f"({type(error).__name__}; --debug shows all of it).",
                     "Use torch 2.13 and the versions of constraints.txt, or --to torch.",
                 ) from error
             assert converted is not None

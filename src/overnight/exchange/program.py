@@ -94,7 +94,8 @@ def _over_time(folded: FoldedMultiplicative, x_TBD: Tensor, h_BH: Tensor, c_BH: 
         h, c = cell(folded.preactivation(p_BP, state[0]), state[1])
         return [h, c], h.clone()
 
-    (h_BH, c_BH), h_TBH = scan(step, [h_BH, c_BH], folded.project(x_TBD))
+    # scan wants a state of the same strides in and out; a layer's slice of [B, L, H] has others
+    (h_BH, c_BH), h_TBH = scan(step, [h_BH.contiguous(), c_BH.contiguous()], folded.project(x_TBD))
     return h_TBH, h_BH, c_BH
 
 
@@ -121,7 +122,7 @@ def exported(model: ByteLM, window: bool) -> ExportedProgram:
     # what a version of torch cannot trace ends in whatever it met
     except Exception as error:
         raise UserError(
-            f"torch {torch.__version__} cannot export the model: {str(error).strip().splitlines()[0]}",
+            f"torch {torch.__version__} cannot export the model ({type(error).__name__}; --debug shows all of it).",
             "Use torch 2.13, which this was made with.",
         ) from error
 
