@@ -101,7 +101,7 @@ class Candidates(NamedTuple):
     Attributes:
         ids_R: all of them, rising, without repetition.
         log_expected_R: log of how often each is expected among the drawn words, float64.
-        times_R: how often each was drawn; 0 for targets that were not.
+        times_R: how often each was drawn, float64; 0 for targets that were not.
         targets_U: where among ``ids_R`` the targets are, once each.
         targets_N: where the target of each token is.
     """
@@ -185,10 +185,10 @@ class SampledOutput(LinearOutput):
         """Draw words, and join them with the targets [N]."""
         if self.unique:
             drawn = self.sampler.draw_unique(self.samples, self.generator)
-            ids, expected, times = drawn.ids, drawn.log_expected_count, torch.ones(len(drawn.ids))
+            ids, expected, times = drawn.ids, drawn.log_expected_count, torch.ones_like(drawn.log_expected_count)
         else:
             ids, counts = self.sampler.draw(self.samples, self.generator).unique(return_counts=True)
-            expected, times = self._expected(ids), counts.float()
+            expected, times = self._expected(ids), counts.double()
         device = targets_N.device
         targets_U, place_N = targets_N.unique(return_inverse=True)
         ids_R, place = torch.cat([ids.to(device), targets_U]).unique(return_inverse=True)
@@ -201,7 +201,7 @@ class SampledOutput(LinearOutput):
         log_expected_R = torch.empty(len(ids_R), dtype=torch.float64, device=device)
         log_expected_R[place_U] = of_targets.to(device)
         log_expected_R[place_S] = expected.to(device)
-        times_R = torch.zeros(len(ids_R), device=device)
+        times_R = torch.zeros_like(log_expected_R)
         times_R[place_S] = times.to(device)
         return Candidates(ids_R, log_expected_R, times_R, place_U, place_U[place_N])
 
