@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from overnight.cli.preparing import say, shown_progress, sigterm_stops
 from overnight.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +23,8 @@ class Arguments:
     """Turn text files into a corpus that `overnight train` reads.
 
     Reads .txt .json .jsonl .ndjson .csv .tsv .parquet, each also .gz or .zst. An interrupted run leaves nothing that
-    looks finished; the same command goes on where it stopped.
+    looks finished; the same command goes on where it stopped. With --words: a vocabulary and ids instead of bytes;
+    overnight prepare --words --help says more.
     """
 
     src: Annotated[Positional[tuple[str, ...]], arg(metavar="SRC...")] = ()
@@ -108,6 +105,10 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: whatever the user can put right.
     """
+    if "--words" in argv:
+        from overnight.cli.prepare_words import main as prepare_words
+
+        return prepare_words([argument for argument in argv if argument != "--words"])
     arguments = tyro.cli(FlagCreatePairsOff[Arguments], args=argv, prog="overnight prepare")
     if not arguments.out:
         raise UserError("No folder for the corpus was given.", "Add --out DIR.")
@@ -115,11 +116,11 @@ def main(argv: list[str]) -> int:
         raise UserError("No source was given.", "Name files, folders or globs, or - for standard input.")
     started = time.perf_counter()
     try:
-        with _sigterm_stops(), _shown_progress() as progress:
+        with sigterm_stops(), shown_progress() as progress:
             manifest = _join(arguments, progress) if arguments.join else _prepare(arguments, progress)
     except KeyboardInterrupt as stop:
         begun = "finished, and nothing that looks so" if arguments.join else "finished; the same command goes on there"
-        _say(f"Stopped. {arguments.out} is not {begun}.")
+        say(f"Stopped. {arguments.out} is not {begun}.")
         return 143 if stop.args else 130
     _print_table(manifest, arguments.out, progress, time.perf_counter() - started)
     return 0
@@ -129,13 +130,6 @@ def settings_of(arguments: Arguments) -> PrepareSettings:
     """The settings that the arguments stand for."""
     from overnight.data.ingest import PrepareSettings
 
-    try:
-        train, valid, test = (float(share) for share in arguments.split.split(","))
-    except ValueError:
-        raise UserError(
-            f"--split {arguments.split!r} is not three numbers.",
-            "Give the shares of train, valid and test, such as 98,1,1.",
-        ) from None
     return PrepareSettings(
         text_field=arguments.text_field or None,
         document=arguments.document,
@@ -144,12 +138,28 @@ def settings_of(arguments: Arguments) -> PrepareSettings:
         unescape_html=arguments.unescape_html,
         collapse_whitespace=arguments.collapse_whitespace,
         framing=arguments.framing,
-        split=(train, valid, test),
+        split=parse_split(arguments.split),
         dedup=arguments.dedup,
         on_error=arguments.on_error,
         shard_mb=arguments.shard_mb,
         max_document_mb=arguments.max_document_mb,
     )
+
+
+def parse_split(text: str) -> tuple[float, float, float]:
+    """Shares of train, valid and test from ``98,1,1``.
+
+    Raises:
+        UserError: it is not three numbers.
+    """
+    try:
+        train, valid, test = map(float, text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--split {text!r} is not three numbers.",
+            "Give the shares of train, valid and test, such as 98,1,1.",
+        ) from None
+    return train, valid, test
 
 
 def _prepare(arguments: Arguments, progress: Progress) -> dict[str, Any]:
@@ -167,7 +177,7 @@ def _prepare(arguments: Arguments, progress: Progress) -> dict[str, Any]:
         workers=arguments.workers,
         part=parse_part(arguments.part) if arguments.part else None,
         force=arguments.force,
-        notify=_say,
+        notify=say,
         progress=progress,
     )
 
@@ -175,47 +185,7 @@ def _prepare(arguments: Arguments, progress: Progress) -> dict[str, Any]:
 def _join(arguments: Arguments, progress: Progress) -> dict[str, Any]:
     from overnight.data.ingest import join_parts
 
-    return join_parts(arguments.src, arguments.out, force=arguments.force, notify=_say, progress=progress)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _sigterm_stops() -> Iterator[None]:
-    """SIGTERM takes the way of Ctrl-C, so that files and workers are closed in order."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _shown_progress() -> Iterator[Progress]:
-    """Counters, drawn as a bar where standard error is a terminal."""
-    from overnight.data.ingest import Progress
-
-    if not sys.stderr.isatty():
-        yield Progress()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("prepare", total=None)
-
-        def draw(progress: Progress) -> None:
-            bar.update(task, total=progress.bytes_total or None, completed=progress.bytes_done)
-
-        yield Progress(on_change=draw)
+    return join_parts(arguments.src, arguments.out, force=arguments.force, notify=say, progress=progress)
 
 
 def _print_table(manifest: dict[str, Any], out: str, progress: Progress, seconds: float) -> None:

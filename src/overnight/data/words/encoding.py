@@ -35,9 +35,9 @@ def without_mark(block: Block, eos: bytes | None) -> list[bytes]:
     words = block.text.split()
     if eos is not None and eos in block.text and eos in words:
         mark = eos.decode()
-        place = block.place(lambda line: eos in line.split())
+        found = next(n for n, line in enumerate(block.text.split(b"\n")) if eos in line.split())
         raise UserError(
-            f"{place}: the text holds the word {mark}, which stands for the end of a sentence.",
+            f"{block.place(found)}: the text holds the word {mark}, which stands for the end of a sentence.",
             "Take --eos none if the text marks its own ends, or name another word with --eos WORD.",
         )
     return words
@@ -123,11 +123,10 @@ class IdsEncoder:
         for number, line in enumerate(block.text.split(b"\n")[:-1]):
             reason = self._reason(line.split())
             if reason:
-                place = f"{block.source.path}:{block.line + number}" if block.line else block.source.path
                 remedy = f"Lines are ids: any number of {self._bos} (--bos-id), words, then {self._eos} (--eos-id)."
                 if "vocabulary" in reason:
                     remedy = "Give the vocabulary that the ids were made with, or a larger --vocab-size."
-                return UserError(f"{place}: {reason}.", remedy)
+                return UserError(f"{block.place(number)}: {reason}.", remedy)
         return UserError(f"{block.source.path} cannot be read as ids.", "Give a sentence of ids a line.")
 
     def _reason(self, words: list[bytes]) -> str:

@@ -53,8 +53,7 @@ def prepare_words(
         out: the corpus folder to write.
         settings: everything that decides the ids.
         format: read all sources as this format, such as ``txt`` or ``jsonl.gz``, whatever their names say.
-        valid, test: sources that go whole to that split. With any, the other sources are train; without, sentences are
-            split by hash in the settings' shares.
+        valid, test: sources that go whole to that split. The others are split by the settings' shares.
         force: replace the corpus or the interrupted run in ``out``.
         notify: told in a sentence of guesses and of what was found in ``out``.
         progress: counters to keep up to date, of the pass under way.
@@ -94,7 +93,7 @@ def prepare_words(
         text = replace(settings.text, text_field=guess_text_field(found, settings.text, None, notify))
         settings = replace(settings, text=text)
     heldout = [split for split in SPLITS if layout.files.get(split)]
-    shares = (1.0, 0.0, 0.0) if heldout else settings.text.split
+    shares = settings.shares(heldout)
     described = {**settings.as_json(), "heldout": heldout, "sources_sha256": sources_digest(found)}
 
     folder.refuse_foreign()
@@ -144,8 +143,8 @@ def _layout(
         counts = ", ".join(f"{split} {len(layout.files[split])}" for split in SPLITS if split in layout.files)
         notify(f"Splits: {layout.found} ({counts}).")
     files = {**layout.files, **{split: paths for split, paths in named.items() if paths}}
-    if any(named.values()) and "" in files:
-        files["train"] = files.pop("")
+    if "train" in files:
+        files[""] = files.pop("train")
     return replace(layout, files=files)
 
 

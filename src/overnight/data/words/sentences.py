@@ -25,21 +25,18 @@ class Block:
         text: UTF-8, each sentence ended by a line feed.
         source: where they are from.
         index: of the source.
-        line: line of its first sentence, from 1; 0 where the sentences are not neighbouring lines of a file.
+        lines: line of each sentence in the file, from 1; empty where it has none.
     """
 
     split: str
     text: bytes
     source: Source
     index: int
-    line: int = 0
+    lines: Sequence[int] = ()
 
-    def place(self, wanted: Callable[[bytes], bool]) -> str:
-        """Where the first sentence that is ``wanted`` stands, for a message."""
-        for number, line in enumerate(self.text.split(b"\n")):
-            if wanted(line):
-                return f"{self.source.path}:{self.line + number}" if self.line else self.source.path
-        return self.source.path
+    def place(self, sentence: int) -> str:
+        """Where a sentence stands, for a message."""
+        return f"{self.source.path}:{self.lines[sentence]}" if self.lines else self.source.path
 
 
 def sentence_blocks(work: Work, job: Job, faults: Faults, progress: Callable[[int], None]) -> Iterator[Block]:
@@ -62,13 +59,13 @@ def sentence_blocks(work: Work, job: Job, faults: Faults, progress: Callable[[in
                 read = min(consumed, segment.bytes or consumed)
                 progress(read - told)
                 told = read
-                text, line = _valid(text, line, source, segment, faults)
+                lines: Sequence[int] = range(line, line + text.count(b"\n")) if line else ()
+                text, lines = _valid(text, lines, source, faults)
                 split = source.split or (bounds[0][1] if len(bounds) == 1 else "")
                 if split and text:
-                    yield Block(split, text, source, segment.source, line)
+                    yield Block(split, text, source, segment.source, lines)
                 elif text:
-                    for name, part in _shared_out(text, bounds).items():
-                        yield Block(name, part, source, segment.source)
+                    yield from _shared_out(Block("", text, source, segment.source, lines), bounds)
         except BrokenInputError as error:
             note = error.reason if faults.stop else f"{error.reason}; the rest of the file is left out"
             faults.add(source.path, error.line, note)
@@ -107,27 +104,33 @@ def _texts(segment: Segment, source: Source, job: Job, faults: Faults) -> Iterat
             line += count
 
 
-def _valid(text: bytes, line: int, source: Source, segment: Segment, faults: Faults) -> tuple[bytes, int]:
-    """The text without the lines that are not UTF-8."""
+def _valid(text: bytes, lines: Sequence[int], source: Source, faults: Faults) -> tuple[bytes, Sequence[int]]:
+    """The text, and the numbers of its lines, without the lines that are not UTF-8."""
     try:
         text.decode()
-        return text, line
+        return text, lines
     except UnicodeDecodeError:
-        kept = []
-    for number, found in enumerate(text.split(b"\n")[:-1]):
+        kept: list[bytes] = []
+        numbers: list[int] = []
+    for index, found in enumerate(text.split(b"\n")[:-1]):
         try:
             found.decode()
             kept.append(found + b"\n")
+            numbers += lines[index : index + 1]
         except UnicodeDecodeError as error:
             shown = found[max(0, error.start - 20) : error.end + 20].decode("utf-8", "backslashreplace").strip()
-            faults.add(source.path, line + number if line else None, f"the line is not UTF-8 (… {shown} …)")
-    return b"".join(kept), 0
+            faults.add(source.path, lines[index] if lines else None, f"the line is not UTF-8 (… {shown} …)")
+    return b"".join(kept), numbers
 
 
-def _shared_out(text: bytes, bounds: Sequence[tuple[bytes, str]]) -> dict[str, bytes]:
+def _shared_out(block: Block, bounds: Sequence[tuple[bytes, str]]) -> Iterator[Block]:
     """Sentences by the split that a hash of their bytes puts them into."""
-    parts: dict[str, list[bytes]] = {split: [] for _, split in bounds}
-    for line in text.split(b"\n")[:-1]:
+    parts: dict[str, tuple[list[bytes], list[int]]] = {split: ([], []) for _, split in bounds}
+    for index, line in enumerate(block.text.split(b"\n")[:-1]):
         digest = content_digest(line)
-        parts[next(split for bound, split in bounds if digest < bound)].append(line + b"\n")
-    return {split: b"".join(lines) for split, lines in parts.items() if lines}
+        kept, numbers = parts[next(split for bound, split in bounds if digest < bound)]
+        kept.append(line + b"\n")
+        numbers += block.lines[index : index + 1]
+    for split, (kept, numbers) in parts.items():
+        if kept:
+            yield Block(split, b"".join(kept), block.source, block.index, numbers)

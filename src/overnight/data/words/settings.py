@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from overnight.data.ingest.settings import PrepareSettings
+from overnight.data.ingest.settings import SPLITS, PrepareSettings
 from overnight.errors import UserError
 
 EmptyLines = Literal["drop", "eos"]
@@ -32,7 +33,9 @@ class WordSettings:
         unk_id: in files of ids, the id that stands for all other words.
         bos_id: the id that lines may begin with, any number of times; not kept, since nobody predicts it.
         eos_id: the id that every line ends with.
-        text: field, quoting, split, ``on_error``, sizes of shards and of the longest record.
+        split: shares of train, valid and test by a hash of each sentence, for splits without files of their own; None
+            is 98, 1, 1 where no split has, and all train where one has.
+        text: field, quoting, ``on_error``, sizes of shards and of the longest record.
 
     Raises:
         UserError: a value out of range, or two that exclude each other.
@@ -48,6 +51,7 @@ class WordSettings:
     unk_id: int = 0
     bos_id: int = 1
     eos_id: int = 2
+    split: tuple[float, float, float] | None = None
     text: PrepareSettings = field(default_factory=lambda: PrepareSettings(document="line"))
 
     def __post_init__(self) -> None:
@@ -74,6 +78,19 @@ class WordSettings:
         if self.unk is not None and self.unk == self.eos:
             raise UserError(f"unk and eos are both {self.unk!r}.", "Give two different words.")
 
+    def shares(self, heldout: Sequence[str]) -> tuple[float, float, float]:
+        """Shares of train, valid and test for sentences without a split, given the splits that have files.
+
+        Raises:
+            UserError: the split is not three shares, or leaves none.
+        """
+        shares = self.split or ((1, 0, 0) if heldout else (98, 1, 1))
+        shares = replace(self.text, split=shares).split
+        train, valid, test = (0.0 if name in heldout else share for name, share in zip(SPLITS, shares, strict=True))
+        if train + valid + test <= 0:
+            raise UserError("The split leaves no share for train.", "Give it one, such as --split 95,5,0.")
+        return train, valid, test
+
     @property
     def ends(self) -> bool:
         """Whether sentences are ended by a word."""
@@ -97,6 +114,7 @@ class WordSettings:
         """
         own = {**asdict(self), **self.text.as_json()}
         del own["text"], own["vocab_file"]
+        own["split"] = None if self.split is None else list(self.split)
         own["vocab_sha256"] = None
         if self.vocab_file is not None:
             try:
