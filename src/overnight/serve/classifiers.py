@@ -2,82 +2,68 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from overnight.errors import UserError
 from overnight.evaluate.load import ByteModel
+from overnight.evaluate.transfer import Classifier
 from overnight.serve.lanes import Array
-
-
-class Trained(Protocol):
-    """What is used of ``overnight.evaluate.transfer.Classifier``."""
-
-    tanh: bool
-
-    def predict_proba(self, features: Any) -> NDArray[Any]:
-        """Features [N, H] → probabilities [N, classes]."""
-        ...
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A classifier and the features that it reads.
-
-    Attributes:
-        name: of its folder.
-        classifier: the weights.
-        layer: of the features; negative ones from the top.
-        pool: of the features.
-        classes: their names.
-        best_unit: the single unit that tells most, if known.
-    """
+    """A classifier by the name of its folder."""
 
     name: str
-    classifier: Trained
-    layer: int
-    pool: str
-    classes: tuple[str, ...]
-    best_unit: int | None
+    classifier: Classifier
+
+    @property
+    def layer(self) -> int:
+        """Of the features; counted from the top where negative."""
+        return self.classifier.kind.layer
+
+    @property
+    def pool(self) -> str:
+        """How the states after each byte become features."""
+        return self.classifier.kind.pool
 
     def results(self, features: Array) -> list[dict[str, Any]]:
-        """The likeliest class and the probability of each, for raw cell states [N, H]."""
-        if self.classifier.tanh:
-            features = np.tanh(features)
-        probabilities = self.classifier.predict_proba(features)
+        """The likeliest class and the probability of each, for cell states [N, H] as they are, without tanh."""
+        classes = self.classifier.classes
+        probabilities = self.classifier.predict_proba(np.tanh(features) if self.classifier.kind.tanh else features)
         return [
             {
-                "label": self.classes[int(row.argmax())],
+                "label": classes[int(row.argmax())],
                 "probabilities": [
-                    {"label": label, "probability": float(value)}
-                    for label, value in zip(self.classes, row, strict=True)
+                    {"label": label, "probability": float(value)} for label, value in zip(classes, row, strict=True)
                 ],
             }
             for row in probabilities
         ]
 
     def about(self) -> dict[str, Any]:
-        """Its name, classes and best unit."""
-        return {"name": self.name, "classes": list(self.classes), "best_unit": self.best_unit}
+        """Its name, classes, best unit and what it scored."""
+        found = self.classifier
+        return {
+            "name": self.name,
+            "classes": list(found.classes),
+            "best_unit": found.best_unit,
+            "sign": found.sign,
+            "scores": found.scores,
+        }
 
 
 def find_classifiers(run: Path, model: ByteModel) -> tuple[dict[str, Reader], list[str]]:
-    """Those that read this model by name, and a sentence for each that cannot be used."""
+    """Those that read this model, by name, and a sentence for each that cannot be used."""
     found: dict[str, Reader] = {}
     problems: list[str] = []
     for file in sorted((run / "transfer").glob("*/classifier.json")):
-        from overnight.evaluate.transfer import Classifier
-
-        folder = file.parent
         try:
-            classifier = Classifier.load(folder)
-            if classifier.digest != model.digest:
-                raise UserError(f"{folder} was trained on another model's features.", "Train it again.")
-            layer, pool = int(classifier.layer), str(classifier.pool)
-            classes = tuple(map(str, classifier.classes))
-            found[folder.name] = Reader(folder.name, classifier, layer, pool, classes, classifier.best_unit)
+            classifier = Classifier.load(file.parent)
+            classifier.check(model.digest, run)
+            found[file.parent.name] = Reader(file.parent.name, classifier)
         except UserError as error:
             problems.append(str(error))
     return found, problems

@@ -4,6 +4,7 @@ Shape suffixes: T bytes, H hidden, N width of h, V = 256.
 """
 
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -130,25 +131,31 @@ class History:
 class Kept:
     """The latest histories, so that a text that grows as it is typed is not read again from its beginning.
 
+    Any thread may ask and keep.
+
     Args:
         room_bytes: of memory for all of them.
     """
 
     def __init__(self, room_bytes: int) -> None:
         self._room_bytes = room_bytes
+        self._lock = threading.Lock()
         self._held: OrderedDict[bytes, History] = OrderedDict()
 
     def nearest(self, text: bytes) -> History | None:
         """The one that shares the most bytes at the beginning; None if none shares any."""
-        best = max(self._held.values(), key=lambda history: _alike(text, history.text), default=None)
+        with self._lock:
+            held = list(self._held.values())
+        best = max(held, key=lambda history: _alike(text, history.text), default=None)
         return best if best is not None and _alike(text, best.text) else None
 
     def keep(self, history: History) -> None:
         """Hold it as the latest, and let the oldest go where there is no room."""
-        self._held.pop(history.text, None)
-        self._held[history.text] = history
-        while sum(one.nbytes for one in self._held.values()) > self._room_bytes:
-            self._held.popitem(last=False)
+        with self._lock:
+            self._held.pop(history.text, None)
+            self._held[history.text] = history
+            while sum(one.nbytes for one in self._held.values()) > self._room_bytes:
+                self._held.popitem(last=False)
 
 
 def _alike(one: bytes, other: bytes) -> int:

@@ -74,6 +74,7 @@ const byBits = () => byId("by-bits").checked;
 
 const show = () => {
   byId("bits").textContent = answer.bits_per_byte.toFixed(2);
+  byId("size").textContent = `${answer.bits.toFixed(0)} bits for ${answer.bytes} bytes`;
   showClasses();
   showText();
   showTop();

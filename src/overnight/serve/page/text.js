@@ -1,6 +1,6 @@
 // Bytes as characters on the page, and numbers as colours. Everything reaches the page as text, never as markup.
 
-const CONTROL = (byte) => (byte === 127 ? "\u2421" : String.fromCharCode(0x2400 + byte));
+const hexadecimal = (byte) => "\\x" + byte.toString(16).padStart(2, "0");
 
 // [{text, bytes: [index...], odd}] : whole characters of UTF-8, and what is none byte by byte.
 export const characters = (bytes, start = 0) => {
@@ -9,17 +9,18 @@ export const characters = (bytes, start = 0) => {
   for (let at = 0; at < bytes.length; ) {
     const first = bytes[at];
     let size = first < 0x80 ? 1 : first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
-    let text = null;
-    if (first < 0x20 || first === 0x7f) text = CONTROL(first);
+    let text = null, odd = true;
+    if (first === 10) text = "\u21b5";
+    else if (first < 0x20 || first === 0x7f) text = hexadecimal(first);
     else {
       try {
         text = strict.decode(Uint8Array.from(bytes.slice(at, at + size)));
+        odd = false;
       } catch {
         size = 1;
-        text = "\\x" + first.toString(16).padStart(2, "0");
+        text = hexadecimal(first);
       }
     }
-    const odd = first < 0x20 || first === 0x7f || text.startsWith("\\x");
     found.push({ text, odd, bytes: Array.from({ length: size }, (_, i) => start + at + i) });
     at += size;
   }

@@ -67,20 +67,21 @@ export const startWriting = ({ units, limits, shownUnit, refused }) => {
   };
 
   // Bytes of a character may come in two events: those of an unfinished one wait.
-  const show = (bytes, values) => {
+  const shower = () => {
     let limit = 1;
-    const pending = [], all = [];
+    const bytes = [], pending = [], all = [];
     return (more, moreValues, last) => {
       pending.push(...more);
+      bytes.push(...more);
       if (moreValues) all.push(...moreValues);
-      const from = all.length - pending.length;
+      const from = bytes.length - pending.length;
       const whole = characters(pending, from);
       const open = last ? 0 : unfinished(pending);
       const kept = open ? whole.filter((one) => one.bytes[0] - from < pending.length - open) : whole;
       for (const one of kept) {
         const span = spanOf(one);
-        if (one.text === "\u240a") span.textContent = "\n";
-        if (moreValues) {
+        if (bytes[one.bytes[0]] === 10) span.textContent = "\n";
+        if (all.length) {
           limit = Math.max(limit, niceLimit(Math.max(...one.bytes.map((i) => Math.abs(all[i])))));
           paint(span, one.bytes.map((i) => diverging(all[i] / limit)));
         }
@@ -99,7 +100,7 @@ export const startWriting = ({ units, limits, shownUnit, refused }) => {
       return { unit: Number(unit.value), value: Number(value.value) };
     });
     const seed = byId("seed").value === "" ? null : Number(byId("seed").value);
-    const settings = { prompt: byId("prompt").value, length: Number(byId("length").value), temperature: Number(byId("temperature").value), seed, fix_units: fixed, unit: shownUnit() };
+    const settings = { prompt: byId("prompt").value, length: Number(byId("length").value), temperature: Number(byId("temperature").value), seed, fix_units: fixed, unit: fixed.some((one) => one.unit === shownUnit()) ? null : shownUnit() };
     const prompt = document.createElement("b");
     prompt.textContent = settings.prompt;
     written.hidden = false;
@@ -112,7 +113,7 @@ export const startWriting = ({ units, limits, shownUnit, refused }) => {
     try {
       const response = await fetch("/api/generate", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(settings), signal: mine.signal });
       if (!response.ok) return ended(await refused(response));
-      const add = show();
+      const add = shower();
       let said = "", bytes = 0;
       for await (const { name, data } of events(response)) {
         if (name === "start") said = [`seed ${data.seed}`, `temperature ${data.temperature}`, ...data.fix_units.map((one) => `unit ${one.unit} held at ${signed(one.value, 1)}`)].join(", ");
