@@ -204,3 +204,72 @@ def test_no_half_character_is_shown() -> None:
     pieces = list(text(bytes((value,)) for value in "aé€😀z".encode()))
     assert [piece for piece in pieces if piece] == ["a", "é", "€", "😀", "z"]
     assert list(text([b"\xf0\x9f", b"\x98"])) == ["", "", "�"]
+
+
+def clamped(model: ByteLM, data: bytes, layer: int, fixed: dict[int, float]) -> tuple[Tensor, Tensor]:
+    """Logits after every byte and the layer's cell states, by the published equations, with c set before h is taken."""
+    state = [(torch.zeros(model.hidden_size), torch.zeros(model.hidden_size)) for _ in model.layers]
+    logits, cells = [], []
+    for value in data:
+        x = model.embedding.weight[value]
+        for index, one in enumerate(model.layers):
+            gates, (h, c) = one.gates, state[index]
+            m = (gates.input_to_m() @ x) * (gates.hidden_to_m() @ h)
+            i, f, g, o = (gates.input_to_gates() @ x + gates.m_to_gates() @ m + gates.bias).chunk(4)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            if index == layer:
+                for unit, held in fixed.items():
+                    c[unit] = held
+                cells.append(c)
+            x = torch.sigmoid(o) * torch.tanh(c)
+            state[index] = (x, c)
+        logits.append(model.output.weight @ x + model.output.bias)
+    return torch.stack(logits), torch.stack(cells)
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+@torch.no_grad()
+def test_fixed_units_hold_and_reach_h(layer: int) -> None:
+    torch.manual_seed(0)
+    model, fixed = ByteLM(hidden_size=17, embedding_size=6, layers=2), {3: 1.5, 16: -2.0}
+    for parameter in model.parameters():
+        parameter.mul_(3.0)
+    data = b"some bytes of text"
+    expected, cells = clamped(model, data, layer % 2, fixed)
+    stepper = ByteStepper(model, fixed={layer % 2: fixed})
+    state = stepper.state(model.initial_carry(2))
+    for t, value in enumerate(data):
+        logits, state = stepper.step(torch.tensor([value, value]), state)
+        torch.testing.assert_close(logits, expected[t].expand(2, -1), rtol=0, atol=2e-5)
+        torch.testing.assert_close(state[layer][1], cells[t].expand(2, -1), rtol=0, atol=2e-5)
+        assert state[layer][1][:, [3, 16]].tolist() == [[1.5, -2.0]] * 2
+
+
+@torch.no_grad()
+def test_text_with_fixed_units_in_streams_of_any_prompt(opinionated: ByteLM) -> None:
+    fixed, prompts = {2: 3.0, 7: -3.0, 11: 2.0}, [b"one", b"another prompt", b""]
+    expected = []
+    for prompt in prompts:
+        read = list(prompt or b"\n")
+        for _ in range(20):
+            read.append(int(clamped(opinionated, bytes(read), 0, fixed)[0][-1].argmax()))
+        expected.append(bytes(read[-20:]))
+    assert joined(opinionated, prompts, 20, temperature=0, fix_units=fixed) == expected
+    assert joined(opinionated, prompts, 20, temperature=0) != expected
+    assert joined(opinionated, prompts, 20, temperature=0, fix_units={}) == joined(
+        opinionated, prompts, 20, temperature=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"fix_units": {4: 1.0}}, "unit=4: the model has 4 units a layer"),
+        ({"fix_units": {-1: 1.0}}, "unit=-1"),
+        ({"fix_units": {0: math.inf}}, "Unit 0 cannot be fixed at inf"),
+        ({"fix_units": {0: 1.0}, "layer": 1}, "layer=1: the model has 1 layer"),
+    ],
+)
+def test_units_that_cannot_be_fixed(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        generate(ByteLM(hidden_size=4), [b"a"], 5, **settings)
