@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from overnight.report import curves, units
 from overnight.report.curves import Axis, Series
 from overnight.report.entry import Entry
+from overnight.report.measure import Measure, measure_of
 from overnight.report.read import Evaluation, Metric
 
 AXES = ("bytes", "steps", "time")
@@ -84,12 +85,13 @@ class Canvas:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
+        self.measure = measure_of(entries)
         self._budget = max(60, min(_POINTS_PER_CURVE, _POINTS_PER_PANEL // max(1, len(entries))))
         records: list[Metric | Evaluation] = []
         for entry in entries:
             records += [*entry.record.metrics, *entry.record.evaluations]
         ends = {axis: max((v for r in records if (v := _moment(r, axis)) is not None), default=None) for axis in AXES}
-        self._scales = {axis: _scale(axis, end) for axis, end in ends.items() if end is not None}
+        self._scales = {axis: _scale(axis, end, self.measure) for axis, end in ends.items() if end is not None}
 
     def logged(
         self,
@@ -126,10 +128,10 @@ class Canvas:
         references: Mapping[str, float] | None = None,
     ) -> Panel:
         """Draw `drafts` over every horizontal axis; `references` are level lines that lie within `y`."""
-        levels = [(y.place(value), f"{name} {units.bits(value)}") for name, value in (references or {}).items()]
+        levels = [(y.place(value), f"{name} {self.measure.write(value)}") for name, value in (references or {}).items()]
         layers = [self._layer(axis, y, drafts) for axis in self._scales]
         keys = list(dict.fromkeys((draft.tone, draft.kind, draft.label) for draft in drafts if draft.label))
-        return Panel(title, unit, caption, y, layers, _spread(levels, 0.065), keys, wide)
+        return Panel(title, unit, caption, y, layers, spread(levels), keys, wide)
 
     def _layer(self, axis: str, y: Axis, drafts: Sequence[Draft]) -> Layer:
         end, divisor, title, unit = self._scales[axis]
@@ -160,7 +162,7 @@ def _moment(record: Metric | Evaluation, axis: str) -> float | None:
     return record.tokens if axis == "bytes" else record.seconds
 
 
-def _scale(axis: str, end: float) -> tuple[float, float, str, str]:
+def _scale(axis: str, end: float, measure: Measure) -> tuple[float, float, str, str]:
     """(end, divisor, title, unit) of a horizontal axis."""
     end = end if end > 0 else 1.0
     if axis == "time":
@@ -169,13 +171,14 @@ def _scale(axis: str, end: float) -> tuple[float, float, str, str]:
         return end, divisor, f"training time ({name})", unit
     divisor, prefix = units.si_prefix(end)
     if axis == "bytes":
-        return end, divisor, f"bytes seen ({prefix}B)" if prefix else "bytes seen", f"{prefix}B"
+        seen = f"{measure.counted} seen"
+        return end, divisor, f"{seen} ({prefix}{measure.unit})" if prefix else seen, f"{prefix}{measure.unit}"
     if end < 100_000:
         divisor, prefix = 1.0, ""
     return end, divisor, f"steps ({prefix})" if prefix else "steps", f"{prefix} steps".strip()
 
 
-def _spread(levels: Sequence[tuple[float, str]], gap: float) -> list[Reference]:
+def spread(levels: Sequence[tuple[float, str]], gap: float = 0.065) -> list[Reference]:
     """Level lines from the lowest up, each label at its line or just above the label below it."""
     placed: list[Reference] = []
     for place, label in sorted(levels):

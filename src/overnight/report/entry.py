@@ -36,7 +36,7 @@ def baselines_of(entries: Sequence[Entry]) -> dict[str, float]:
     found: dict[str, dict[float, str]] = {}
     for entry in entries:
         for baseline in entry.facts.baselines:
-            found.setdefault(baseline.name, {}).setdefault(round(baseline.bits_per_byte, 6), entry.label)
+            found.setdefault(baseline.name, {}).setdefault(round(baseline.score, 6), entry.label)
     named = {
         name if len(values) == 1 else f"{name} ({label})": value
         for name, values in found.items()
@@ -53,7 +53,7 @@ def cautions_of(entries: Sequence[Entry]) -> list[str]:
         cautions.append("The runs were scored on different numbers of held-out bytes: compare them with care.")
     if len({final.split for final in finals}) > 1:
         cautions.append("The runs' final scores are on different splits: compare them with care.")
-    names = [{b.name: round(b.bits_per_byte, 6) for b in entry.facts.baselines} for entry in entries]
+    names = [{b.name: round(b.score, 6) for b in entry.facts.baselines} for entry in entries]
     shared = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if a.keys() & b.keys()]
     if any(a[name] != b[name] for a, b in shared for name in a.keys() & b.keys()):
         cautions.append("The runs' baselines differ, so their held-out bytes are not the same: compare with care.")

@@ -8,7 +8,7 @@ from overnight.report.settings import find_setting
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run reached and with what. None is unknown; bytes are tokens of a byte model; `lr` is the peak rate."""
+    """What a run reached and with what. None is unknown; bytes are whatever the model's tokens are; `lr` is the peak rate."""
 
     state: str
     reason: str
@@ -52,7 +52,7 @@ def facts_of(record: RunRecord) -> Facts:
         state=state,
         reason=reason,
         final=_final(ended, scored),
-        best=_best(ended, scored),
+        best=_best(ended, scored, record.of_words),
         baselines=record.summary.baselines if record.summary else (),
         parameters=_number(find_setting(places, "parameters")),
         steps=None if steps is None else int(steps),
@@ -72,28 +72,29 @@ def facts_of(record: RunRecord) -> Facts:
 
 def headline_evaluations(record: RunRecord) -> list[Evaluation]:
     """The evaluations of the split that was scored most often, the training split only if there is no other."""
-    scored = [evaluation for evaluation in record.evaluations if evaluation.bits_per_byte is not None]
+    scored = [evaluation for evaluation in record.evaluations if evaluation.score is not None]
     splits = [evaluation.split for evaluation in scored]
     main = max(dict.fromkeys(splits), key=lambda split: (split != "train", splits.count(split)), default="")
     return [evaluation for evaluation in scored if evaluation.split == main]
 
 
 def _final(ended: Summary | None, scored: list[Evaluation]) -> Evaluation | None:
-    if ended and ended.final and ended.final.bits_per_byte is not None:
+    if ended and ended.final and ended.final.score is not None:
         return ended.final
     return scored[-1] if scored else None
 
 
-def _best(ended: Summary | None, scored: list[Evaluation]) -> Evaluation | None:
+def _best(ended: Summary | None, scored: list[Evaluation], of_words: bool) -> Evaluation | None:
     if ended and ended.best:
+        told = {"perplexity" if of_words else "bits_per_byte": ended.best.score}
         return next((e for e in scored if _is(e, ended.best)), None) or Evaluation(
-            step=ended.best.step, split="held-out", bits_per_byte=ended.best.bits_per_byte
+            step=ended.best.step, split="held-out", **told
         )
-    return min(scored, key=lambda e: e.bits_per_byte or 0.0, default=None)
+    return min(scored, key=lambda e: e.score or 0.0, default=None)
 
 
 def _is(evaluation: Evaluation, best: Best) -> bool:
-    return evaluation.step == best.step and evaluation.bits_per_byte == best.bits_per_byte
+    return evaluation.step == best.step and evaluation.score == best.score
 
 
 def _first(*values: float | None) -> float | None:

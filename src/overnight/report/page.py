@@ -15,6 +15,7 @@ from overnight.report.panels import panels_of
 from overnight.report.read import Evaluation
 from overnight.report.settings import commands_of, rows_of
 from overnight.report.texts import texts_of
+from overnight.report.transfer import read_transfers
 
 _TEMPLATES = Path(__file__).parent / "template"
 
@@ -79,6 +80,7 @@ def render(entries: Sequence[Entry]) -> str:
         duration=units.duration,
         moment=units.moment,
     )
+    transfers, transfer_problems = read_transfers(entries)
     bars, skipped = bars_of(entries), [entry.facts.skipped for entry in entries]
     title = entries[0].label if len(entries) == 1 else f"{len(entries)} runs compared"
     return environment.get_template("page.html").render(
@@ -91,6 +93,8 @@ def render(entries: Sequence[Entry]) -> str:
         cautions=cautions_of(entries),
         panels=panels_of(entries),
         size=curves.SIZE,
+        transfers=transfers,
+        transfer_problems=transfer_problems,
         interval=_interval,
         unknown=units.NONE,
         texts={entry.index: texts_of(entry.record.samples) for entry in entries},
@@ -105,24 +109,24 @@ def bars_of(entries: Sequence[Entry]) -> list[Bar]:
     """The runs' final held-out bits per byte among the baselines, lowest first, on one scale from zero."""
     finals = [(entry, entry.facts.final) for entry in entries]
     rows = [
-        (final.bits_per_byte, entry.label, entry.index, final)
+        (final.score, entry.label, entry.index, final)
         for entry, final in finals
-        if final is not None and final.bits_per_byte is not None
+        if final is not None and final.score is not None
     ]
     levels = [(value, name) for name, value in baselines_of(entries).items()]
     full = max([row[0] for row in rows] + [level[0] for level in levels], default=1.0) or 1.0
     bars = [_bar(label, index, final, value, full) for value, label, index, final in rows]
     bars += [Bar(name, None, value, value / full) for value, name in levels]
-    return sorted(bars, key=lambda bar: bar.bits_per_byte)
+    return sorted(bars, key=lambda bar: bar.score)
 
 
 def verdict_of(bars: Sequence[Bar]) -> str:
     """How one run stands to the best baseline, in words; nothing for several runs or none."""
     runs = [bar for bar in bars if bar.run is not None]
     others = [bar for bar in bars if bar.run is None]
-    if len(runs) != 1 or not others or not others[0].bits_per_byte:
+    if len(runs) != 1 or not others or not others[0].score:
         return ""
-    ratio = runs[0].bits_per_byte / others[0].bits_per_byte
+    ratio = runs[0].score / others[0].score
     word = "fewer" if ratio < 1 else "more"
     return f"The run needs {100 * abs(1 - ratio):.1f} % {word} bits than {others[0].name}, the best of the others."
 

@@ -19,7 +19,7 @@ def panels_of(entries: Sequence[Entry]) -> list[Panel]:
 
 
 def _bits(canvas: Canvas) -> Panel | None:
-    training = canvas.logged(lambda m: m.bits_per_byte, label="training", smoothed=True)
+    training = canvas.logged(lambda m: m.score, label="training", smoothed=True)
     scored = _held_out(canvas)
     if not training and not scored:
         return None
@@ -32,13 +32,13 @@ def _bits(canvas: Canvas) -> Panel | None:
         caption.append("Held-out: dots, with 95 % intervals.")
     top = max((value for draft in training for value in _present(draft.ys[:1])), default=0.0)
     if top > y.high:
-        caption.append(f"Training begins above the frame, at {units.bits(top)}.")
+        caption.append(f"Training begins above the frame, at {canvas.measure.write(top)}.")
     text = " ".join([*caption, "Lower is better."])
-    return canvas.panel("Bits per byte", "", text, y, [*training, *scored], wide=True, references=baselines)
+    return canvas.panel(canvas.measure.title, "", text, y, [*training, *scored], wide=True, references=baselines)
 
 
 def _loss(canvas: Canvas) -> Panel | None:
-    if any(metric.bits_per_byte is not None for entry in canvas.entries for metric in entry.record.metrics):
+    if any(metric.score is not None for entry in canvas.entries for metric in entry.record.metrics):
         return None
     drafts = canvas.logged(lambda m: m.loss, label="training", smoothed=True)
     if not drafts:
@@ -53,7 +53,7 @@ def _close_up(canvas: Canvas) -> Panel | None:
         return None
     y = curves.fit_axis(_scored_span(drafts, from_share=0.3))
     caption = "The later evaluations, close up, with 95 % intervals."
-    return canvas.panel("Held-out bits per byte, close up", "", caption, y, drafts)
+    return canvas.panel(f"Held-out {canvas.measure.title.lower()}, close up", "", caption, y, drafts)
 
 
 def _lr(canvas: Canvas) -> Panel | None:
@@ -73,7 +73,9 @@ def _throughput(canvas: Canvas) -> Panel | None:
     if not drafts:
         return None
     y = curves.fit_axis(curves.middle(_values(drafts)), floor=0.0)
-    return canvas.panel("Throughput", f"{prefix}B/s", "Bytes of text trained on each second.", y, drafts)
+    counted = canvas.measure.counted
+    unit = f"{prefix}B/s" if counted == "bytes" else f"{prefix} {counted}/s".strip()
+    return canvas.panel("Throughput", unit, f"{counted.capitalize()} of text trained on each second.", y, drafts)
 
 
 def _grad_norm(canvas: Canvas) -> Panel | None:
@@ -118,12 +120,12 @@ def _held_out(canvas: Canvas) -> list[Draft]:
     drafts = []
     for entry in canvas.entries:
         main = headline_evaluations(entry.record)
-        splits = dict.fromkeys(e.split for e in [*main, *entry.record.evaluations] if e.bits_per_byte is not None)
+        splits = dict.fromkeys(e.split for e in [*main, *entry.record.evaluations] if e.score is not None)
         # Alone on the page, a run may use a second colour to tell held-out from training.
         tone = entry.index if len(canvas.entries) > 1 else 1
         for split in splits:
-            at = [e for e in entry.record.evaluations if e.split == split and e.bits_per_byte is not None]
-            ys = [e.bits_per_byte for e in at]
+            at = [e for e in entry.record.evaluations if e.split == split and e.score is not None]
+            ys = [e.score for e in at]
             kind = "dot" if at == main else "ring"
             drafts += [Draft(entry.index, tone, "link", at, ys)] if len(at) > 1 else []
             drafts += [

@@ -30,6 +30,7 @@ class Metric:
     seconds: float | None = None
     loss: float | None = None
     bits_per_byte: float | None = None
+    perplexity: float | None = None
     lr: float | None = None
     grad_norm: float | None = None
     clipped: float | None = None
@@ -37,10 +38,18 @@ class Metric:
     tokens_per_s: float | None = None
     loss_scale: float | None = None
 
+    @property
+    def score(self) -> float | None:
+        """Bits per byte, or perplexity."""
+        return self.bits_per_byte if self.bits_per_byte is not None else self.perplexity
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluation: bits per byte over `bytes` held-out bytes of `split`, `low` to `high` its 95 % interval."""
+    """One evaluation: bits per byte over `bytes` held-out bytes of `split`, `low` to `high` its 95 % interval.
+
+    Of words it is their `perplexity`, and `bytes` counts words.
+    """
 
     step: int
     split: str
@@ -51,6 +60,12 @@ class Evaluation:
     low: float | None = None
     high: float | None = None
     bytes: float | None = None
+    perplexity: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        """Bits per byte, or perplexity."""
+        return self.bits_per_byte if self.bits_per_byte is not None else self.perplexity
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +80,18 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Bits per byte of something that is not the model (a compressor, an entropy) on the same held-out bytes."""
+    """Bits per byte, or perplexity, of something that is not the model (a compressor) on the same held-out text."""
 
     name: str
-    bits_per_byte: float
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The lowest held-out bits per byte of a run, and its step."""
+    """The lowest held-out bits per byte, or perplexity, of a run, and its step."""
 
     step: int
-    bits_per_byte: float
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +129,11 @@ class RunRecord:
     samples: tuple[Sample, ...]
     summary: Summary | None
     problems: tuple[str, ...]
+
+    @property
+    def of_words(self) -> bool:
+        """Whether its scores are perplexities of words."""
+        return self.derived.get("metric") == "perplexity"
 
 
 def read_run(path: str | Path) -> RunRecord:
@@ -176,10 +196,8 @@ def _read_summary(file: Path) -> Summary | None:
         return None
     raw = _read_object(file)
     best, final = _mapping(raw.get("best")), _mapping(raw.get("final"))
-    best_step, best_bits = _integer(best.get("step")), _number(best.get("bits_per_byte"))
-    baselines = [
-        (_text(item.get("name")), _number(item.get("bits_per_byte"))) for item in _objects(raw.get("baselines"))
-    ]
+    best_step, best_score = _integer(best.get("step")), _score(best)
+    baselines = [(_text(item.get("name")), _score(item)) for item in _objects(raw.get("baselines"))]
     return Summary(
         state=_text(raw.get("state")) or "unknown",
         reason=_text(raw.get("reason")),
@@ -187,9 +205,9 @@ def _read_summary(file: Path) -> Summary | None:
         samples=_number(raw.get("samples")),
         tokens=_number(raw.get("tokens")),
         seconds=_number(raw.get("seconds")),
-        best=Best(best_step, best_bits) if best_step is not None and best_bits is not None else None,
+        best=Best(best_step, best_score) if best_step is not None and best_score is not None else None,
         final=_evaluation(final),
-        baselines=tuple(Baseline(name, bits) for name, bits in baselines if name and bits is not None),
+        baselines=tuple(Baseline(name, score) for name, score in baselines if name and score is not None),
     )
 
 
@@ -261,6 +279,7 @@ def _metric(raw: Json) -> Metric | None:
         seconds=_number(raw.get("seconds")),
         loss=_number(raw.get("loss")),
         bits_per_byte=_number(raw.get("bits_per_byte")),
+        perplexity=_number(raw.get("perplexity")),
         lr=_number(raw.get("lr")),
         grad_norm=_number(raw.get("grad_norm")),
         clipped=_number(raw.get("clipped")),
@@ -283,7 +302,8 @@ def _evaluation(raw: Json) -> Evaluation | None:
         bits_per_byte=_number(raw.get("bits_per_byte")),
         low=_number(raw.get("low")),
         high=_number(raw.get("high")),
-        bytes=_number(raw.get("bytes")),
+        bytes=_first_number(raw.get("bytes"), raw.get("words")),
+        perplexity=_number(raw.get("perplexity")),
     )
 
 
@@ -302,6 +322,14 @@ def _number(value: object) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _first_number(*values: object) -> float | None:
+    return next((number for value in values if (number := _number(value)) is not None), None)
+
+
+def _score(raw: Json) -> float | None:
+    return _first_number(raw.get("bits_per_byte"), raw.get("perplexity"))
 
 
 def _integer(value: object) -> int | None:

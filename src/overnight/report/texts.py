@@ -32,6 +32,15 @@ class Texts:
     earlier: list[Text]
 
 
+def visible(text: str) -> str:
+    """The text with a picture for each control character, and nothing that UTF-8 cannot hold.
+
+    >>> visible("a\\x1b")
+    'a␛'
+    """
+    return text.encode("utf-8", "replace").decode().translate(_PICTURES)
+
+
 def texts_of(samples: Sequence[Sample]) -> Texts:
     """The last samples in full, and at most a handful evenly chosen from before them, short."""
     ordered = sorted(samples, key=lambda sample: sample.step)

@@ -64,7 +64,9 @@
       }
       if (!rows.length) return hide();
       const head = document.createElement("div");
-      head.textContent = show(share * Number(layer.dataset.high)) + " " + layer.dataset.unit;
+      const from = Number(layer.dataset.low || 0), to = Number(layer.dataset.high);
+      const at = layer.dataset.log === "1" ? from * (to / from) ** share : from + share * (to - from);
+      head.textContent = show(at) + " " + layer.dataset.unit;
       tip.replaceChildren(head, ...rows);
       rule.hidden = tip.hidden = false;
       rule.style.left = `${100 * share}%`;
