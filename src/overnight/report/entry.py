@@ -47,6 +47,8 @@ def baselines_of(entries: Sequence[Entry]) -> dict[str, float]:
 
 def cautions_of(entries: Sequence[Entry]) -> list[str]:
     """What makes a comparison of these runs' held-out numbers doubtful, one sentence each."""
+    if len({entry.record.of_words for entry in entries}) > 1:
+        return ["Some runs are scored in bits per byte and some in perplexity: these numbers cannot be compared."]
     finals = [entry.facts.final for entry in entries if entry.facts.final is not None]
     cautions = []
     if len({final.bytes for final in finals if final.bytes is not None}) > 1:

@@ -8,7 +8,7 @@ from overnight.report.settings import find_setting
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run reached and with what. None is unknown; bytes are whatever the model's tokens are; `lr` is the peak rate."""
+    """What a run reached and with what. None is unknown; bytes are tokens, of words too; `lr` is the peak rate."""
 
     state: str
     reason: str
