@@ -6,20 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 from train.launching import start, tiny
 
 from overnight.evaluate.load import ByteModel, load_byte_model
+from overnight.serve.app import create_app
 from overnight.serve.limits import Limits
 from overnight.serve.service import Service
 from overnight.train.launch import train
-
-pytest.importorskip("starlette", reason="needs the extra serve")
-pytest.importorskip("uvicorn", reason="needs the extra serve")
-pytest.importorskip("httpx2", reason="needs httpx2")
-
-from starlette.testclient import TestClient
-
-from overnight.serve.app import create_app
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The engine: lanes come and go, nothing is lost, nobody waits for others without end, errors stay where they belong."""
+"""The engine: lanes come and go, nothing is lost, nobody waits without end, errors stay where they belong."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def _same(lane: Any) -> Any:
 class Endless:
     """A lane that never ends of its own accord, or fails at a given byte."""
 
-    start, wants_states, fixed, layer = None, False, {}, 0  # noqa: RUF012
+    start, wants_states, fixed, layer = None, False, {}, 0
 
     def __init__(self, fails_at: int | None = None, error: Exception | None = None) -> None:
         self.read, self.fails_at, self.failure = 0, fails_at, error

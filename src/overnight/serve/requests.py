@@ -57,7 +57,7 @@ def request_schemas(limits: Limits, units: int, layers: int) -> dict[str, dict[s
                     "minimum": 0,
                     "maximum": 64,
                     "default": 8,
-                    "description": "How many units to name: those whose tanh(c) varies most along the text; `spread` is its deviation.",
+                    "description": "Units to name: those whose tanh(c) varies most; `spread` is its deviation.",
                 },
                 "layer": layer,
                 "classifier": classifier,
