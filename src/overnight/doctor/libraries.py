@@ -7,8 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 # (distribution, extra, what it is for): all that the package imports beyond its requirements, which a test checks.
 OPTIONAL = (
     ("jinja2", "report", "the report's page"),
+    ("starlette", "serve", "overnight serve"),
     ("tensorboard", "track", "TensorBoard logs (--tensorboard)"),
     ("triton", "gpu", "fused kernels on CUDA"),
+    ("uvicorn", "serve", "overnight serve"),
     ("zstandard", "zstd", "reading .zst files"),
 )
 
