@@ -80,7 +80,7 @@ class ByteReader:
         return last[0] if last else state
 
     def _window(self, ids_TB: Tensor, state: State, reset_TB: Tensor | None) -> State:
-        """``read`` with each layer's whole window as one graph, instead of a dozen launches a step."""
+        """``read`` with each layer's window as one call: on a GPU, few launches a step."""
         p_TBP, new = self._table_VP[ids_TB.long()], []
         for index, (folded, last) in enumerate(zip(self._folded, state, strict=True), start=1):
             h_TBH, *after = fast_recurrence(folded, p_TBP, *last, reset_TB)
