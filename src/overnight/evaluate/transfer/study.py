@@ -93,7 +93,7 @@ def study(
     full = work.fit()
     probabilities = full.model.predict_proba(work.test)
     on_progress("ranking units")
-    rules = rank_units(work.train, work.labels["train"], work.classes)
+    rules = rank_units(work.train, work.labels["train"], work.classes, balanced=settings.class_weight == "balanced")
     best = rules[0]
     results: dict[str, Any] = {
         "format": FORMAT,
