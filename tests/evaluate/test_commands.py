@@ -40,7 +40,7 @@ def write_run(folder: Path, corpus: Path | None, model: dict[str, Any] | None = 
     for step in (10, 20):
         state = {"step": step, "samples": 0}
         save_checkpoint(folder / "checkpoints", Checkpoint(model_of(step).state_dict(), {}, {}, {}, state), keep_last=9)
-    mark_best(folder / "checkpoints", 10, 2.0)
+    mark_best(folder / "checkpoints", {"step": 10, "bits_per_byte": 2.0})
     return folder
 
 

@@ -104,12 +104,13 @@ def _evaluate(loaded: "ByteModel", stream: "ByteStream", options: Evaluate) -> "
     autocast = choose_precision(loaded.device, options.precision).dtype
     with progress_bar() as progress:
         if options.dynamic:
-            dynamic = Dynamic(options.dynamic_lr, options.dynamic_decay, options.dynamic_length or 20)
+            length = 20 if options.dynamic_length is None else options.dynamic_length
+            dynamic = Dynamic(options.dynamic_lr, options.dynamic_decay, length)
             return evaluate_dynamically(
                 loaded.model,
                 stream,
                 dynamic,
-                lanes=options.lanes or 1,
+                lanes=1 if options.lanes is None else options.lanes,
                 reset=reset,
                 autocast=autocast,
                 on_progress=progress,
@@ -117,7 +118,7 @@ def _evaluate(loaded: "ByteModel", stream: "ByteStream", options: Evaluate) -> "
         return evaluate_heldout(
             loaded.model,
             stream,
-            lanes=options.lanes or 64,
+            lanes=64 if options.lanes is None else options.lanes,
             reset=reset,
             autocast=autocast,
             device=loaded.device,

@@ -26,16 +26,17 @@ def evaluate_word_run(options: "Evaluate") -> int:
         raise UserError(f"Split {options.split} of {corpus.folder} is empty.", "Choose another with --split.")
     for shard in stream.shards:
         shard.verify()
-    dynamic = None
+    dynamic, length = None, 5 if options.dynamic_length is None else options.dynamic_length
     if options.dynamic:
-        dynamic = Dynamic(options.dynamic_lr, options.dynamic_decay, options.dynamic_length or 5)
+        dynamic = Dynamic(options.dynamic_lr, options.dynamic_decay, length)
+    lanes = options.lanes if options.lanes is not None else 1 if dynamic is not None else 16
     with progress_bar() as progress:
         found = evaluate_words(
             loaded.model,
             stream,
             eos=corpus.eos,
             vocab_size=corpus.vocab_size,
-            lanes=options.lanes or (1 if dynamic else 16),
+            lanes=lanes,
             reset=loaded.run["run"].get("data", {}).get("kwargs", {}).get("reset", "never"),
             autocast=choose_precision(loaded.device, options.precision).dtype,
             dynamic=dynamic,

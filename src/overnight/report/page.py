@@ -11,6 +11,7 @@ import overnight
 from overnight.errors import UserError
 from overnight.report import curves, units
 from overnight.report.entry import Entry, baselines_of, cautions_of, read_entries
+from overnight.report.measure import PERPLEXITY, Measure, measure_of
 from overnight.report.panels import panels_of
 from overnight.report.read import Evaluation
 from overnight.report.settings import commands_of, rows_of
@@ -26,7 +27,7 @@ class Bar:
 
     name: str
     run: int | None
-    bits_per_byte: float
+    score: float
     place: float
     low: float | None = None
     high: float | None = None
@@ -65,6 +66,7 @@ def render(entries: Sequence[Entry]) -> str:
         import jinja2
     except ImportError as error:
         raise UserError("The report needs jinja2.", "Install it with: pip install 'overnight[report]'") from error
+    measure = measure_of(entries)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -73,7 +75,7 @@ def render(entries: Sequence[Entry]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        bits=units.bits,
+        score=measure.write,
         si=units.si,
         whole=units.whole,
         plain=units.plain,
@@ -88,14 +90,15 @@ def render(entries: Sequence[Entry]) -> str:
         version=overnight.__version__,
         entries=entries,
         bars=bars,
-        verdict=verdict_of(bars),
+        verdict=verdict_of(bars, measure),
+        measure=measure,
         unskipped=all(count == 0 for count in skipped),
         cautions=cautions_of(entries),
         panels=panels_of(entries),
         size=curves.SIZE,
         transfers=transfers,
         transfer_problems=transfer_problems,
-        interval=_interval,
+        interval=lambda scored: measure.interval(scored.low, scored.high) if scored else "",
         unknown=units.NONE,
         texts={entry.index: texts_of(entry.record.samples) for entry in entries},
         settings=rows_of([entry.record.run for entry in entries]),
@@ -106,7 +109,7 @@ def render(entries: Sequence[Entry]) -> str:
 
 
 def bars_of(entries: Sequence[Entry]) -> list[Bar]:
-    """The runs' final held-out bits per byte among the baselines, lowest first, on one scale from zero."""
+    """The runs' final held-out scores among the baselines, lowest first, on one scale from zero."""
     finals = [(entry, entry.facts.final) for entry in entries]
     rows = [
         (final.score, entry.label, entry.index, final)
@@ -120,13 +123,16 @@ def bars_of(entries: Sequence[Entry]) -> list[Bar]:
     return sorted(bars, key=lambda bar: bar.score)
 
 
-def verdict_of(bars: Sequence[Bar]) -> str:
+def verdict_of(bars: Sequence[Bar], measure: Measure) -> str:
     """How one run stands to the best baseline, in words; nothing for several runs or none."""
     runs = [bar for bar in bars if bar.run is not None]
     others = [bar for bar in bars if bar.run is None]
     if len(runs) != 1 or not others or not others[0].score:
         return ""
     ratio = runs[0].score / others[0].score
+    if measure is PERPLEXITY:
+        word = "lower" if ratio < 1 else "higher"
+        return f"The run's perplexity is {100 * abs(1 - ratio):.1f} % {word} than that of {others[0].name}."
     word = "fewer" if ratio < 1 else "more"
     return f"The run needs {100 * abs(1 - ratio):.1f} % {word} bits than {others[0].name}, the best of the others."
 
@@ -135,10 +141,6 @@ def _bar(name: str, run: int, final: Evaluation, value: float, full: float) -> B
     known = final.low is not None and final.high is not None
     low, high = ((final.low or 0.0) / full, (final.high or 0.0) / full) if known else (None, None)
     return Bar(name, run, value, value / full, low, high)
-
-
-def _interval(evaluation: Evaluation | None) -> str:
-    return units.interval(evaluation.low, evaluation.high) if evaluation else ""
 
 
 def _write(target: Path, html: str) -> None:
