@@ -6,6 +6,7 @@ import tyro
 
 from overnight.recipes import RECIPES, find
 from overnight.recipes.byte_presets import PRESETS
+from overnight.recipes.word_presets import PRESETS as WORD_PRESETS
 
 
 def main(argv: list[str]) -> int:
@@ -15,7 +16,7 @@ def main(argv: list[str]) -> int:
 
 
 def list_recipes() -> None:
-    """List the recipes, and the presets of the byte language model."""
+    """List the recipes, and the presets of the language models."""
     print("Recipes (overnight train RECIPE --help):\n")
     for name in RECIPES:
         print(f"  {name:<12}  {(inspect.getdoc(find(name)) or '').splitlines()[0]}")
@@ -25,4 +26,10 @@ def list_recipes() -> None:
         print(
             f"  {name:<12}  {preset.hidden_size:>5} units, batch {preset.batch:>3} × {preset.length:>3} bytes, "
             f"rate {preset.lr:g}, {budget}: {preset.about}"
+        )
+    print("\nPresets of word-lm (--preset NAME):\n")
+    for name, model in WORD_PRESETS.items():
+        print(
+            f"  {name:<12}  {model.hidden_size:>5} units, batch {model.batch:>3} × {model.length:>3} words, "
+            f"rate {model.lr:g}, {model.epochs:g} epochs: {model.about}"
         )
