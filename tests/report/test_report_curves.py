@@ -7,7 +7,7 @@ import re
 import pytest
 
 from overnight.report import curves
-from overnight.report.canvas import _spread
+from overnight.report.canvas import spread
 from overnight.report.curves import SIZE, Axis
 
 
@@ -68,9 +68,9 @@ def test_smoothing_lessens_noise_and_leaves_gaps() -> None:
     noisy[500] = None
     smoothed = curves.smooth(noisy, 20)
     assert smoothed[500] is None
-    spread = [abs(v - 2) for v in smoothed[100:900] if v is not None]
+    deviations = [abs(v - 2) for v in smoothed[100:900] if v is not None]
     # The mean of 41 draws has a deviation of 1/sqrt(41) = 0.156, so its mean distance is about 0.125.
-    assert sum(spread) / len(spread) < 0.16
+    assert sum(deviations) / len(deviations) < 0.16
 
 
 def test_thinning_keeps_spikes_ends_and_gaps() -> None:
@@ -115,6 +115,6 @@ def test_every_axis_has_a_width_and_ticks(values: list[float], log: bool, floor:
 
 
 def test_labels_of_close_levels_do_not_cover_each_other() -> None:
-    placed = _spread([(0.5, "b"), (0.49, "a"), (0.9, "c")], 0.06)
+    placed = spread([(0.5, "b"), (0.49, "a"), (0.9, "c")], 0.06)
     assert [(r.label, r.place) for r in placed] == [("a", 0.49), ("b", 0.5), ("c", 0.9)]
     assert [r.label_place for r in placed] == pytest.approx([0.49, 0.55, 0.9])
