@@ -307,4 +307,5 @@ def test_text_continued() -> None:
     model = small_model()
     pieces = list(model.generate("a", 40, seed=1))
     assert "".join(pieces) == "".join(model.generate(b"a", 40, seed=1))
+    assert len(list(model.generate("\ud800\udcff\x00", 5, temperature=0))) >= 1
     assert "".join(pieces) != "".join(model.generate("a", 40, seed=1, fix_units={3: 4.0, 5: -4.0}))

@@ -21,7 +21,16 @@ def frame(text: str | bytes) -> bytes:
     """
     if not isinstance(text, str):
         text = bytes(text).decode("utf-8", "surrogateescape")
-    return f"\n {html.unescape(text).replace(chr(10), ' ').strip()} ".encode("utf-8", _HANDLER)
+    return to_bytes(f"\n {html.unescape(text).replace(chr(10), ' ').strip()} ")
+
+
+def to_bytes(text: str | bytes) -> bytes:
+    """The text's bytes, UTF-8 for a string; lone surrogates as in ``frame``.
+
+    >>> to_bytes("caf\\u00e9"), to_bytes("\\udcff\\ud800"), to_bytes(b"bytes")
+    (b'caf\\xc3\\xa9', b'\\xff\\xed\\xa0\\x80', b'bytes')
+    """
+    return text.encode("utf-8", _HANDLER) if isinstance(text, str) else bytes(text)
 
 
 def _surrogate_bytes(error: UnicodeError) -> tuple[bytes, int]:

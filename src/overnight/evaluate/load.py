@@ -17,7 +17,7 @@ from overnight.evaluate import extraction, traces
 from overnight.evaluate.extraction import Pool
 from overnight.evaluate.feature_cache import FeatureCache
 from overnight.evaluate.feature_files import write_features
-from overnight.evaluate.framing import frame
+from overnight.evaluate.framing import frame, to_bytes
 from overnight.evaluate.texts import Text, framed_blocks
 from overnight.models.byte_lm import ByteLM
 from overnight.models.byte_reader import ByteReader
@@ -219,7 +219,7 @@ class ByteModel:
 
         steps = generate(
             self.model,
-            [prompt.encode("utf-8", "surrogateescape") if isinstance(prompt, str) else bytes(prompt)],
+            [to_bytes(prompt)],
             length,
             temperature=temperature,
             top_k=top_k,
