@@ -62,17 +62,20 @@ def loss_of(model: nn.Module) -> Callable[[Batch], Tensor]:
     return lambda given: criterion(model(given[0]), given)
 
 
-def settings_of(model: nn.Module, rule: Any) -> dict[str, Any]:
+def settings_of(net: nn.Module, rule: Any) -> dict[str, Any]:
     """model, loss and outputs as the rule needs them."""
-    if rule is None or not rule.needs_outputs:
-        return {"model": model, "loss": loss_of(model)}
-    return {"model": model, "loss": criterion, "outputs": lambda given: model(given[0])}
+    if not getattr(rule, "needs_outputs", False):
+        return {"model": net, "loss": loss_of(net)}
+    return {"model": net, "loss": criterion, "outputs": lambda given: net(given[0])}
 
 
-def boosted(model: nn.Module, base: str = "momentum", rule: Any = None, **settings: Any) -> SEBoost:
+def boosted(net: nn.Module, base: str = "momentum", rule: Any = None, **settings: Any) -> SEBoost:
     """A SEBoost over a model, with batches of its own."""
-    given = {"batches": lambda number: batch(10_000 + number), "every": 3, "history": 4, **settings_of(model, rule)}
-    return SEBoost(BASES[base](model.parameters()), rule, **given | settings)
+    given = {"batches": lambda number: batch(10_000 + number), "every": 3, "history": 4, **settings_of(net, rule)}
+    given |= settings
+    if given["loss"] is None:
+        given["model"] = None
+    return SEBoost(BASES[base](net.parameters()), rule, **given)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:

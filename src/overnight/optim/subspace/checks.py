@@ -58,7 +58,10 @@ def _check_loss(optimizer: "SEBoost", more_columns: bool) -> None:
     if optimizer.loss is None and optimizer.batches is not None:
         raise UserError("batches were given without a loss.", "Give loss= and model=.")
     if not rule.searches and (more_columns or optimizer.orthonormal or optimizer.ridge):
-        raise UserError(f"{name} does not search: it takes no anchors, momentum_column, orthonormal or ridge.", "")
+        raise UserError(
+            f"{name} does not search by the loss, which anchors, momentum and ridge are for.",
+            "Leave out anchors=, momentum_column=, orthonormal= and ridge=.",
+        )
     parameters = [p for group in optimizer.base.param_groups for p in group["params"]]
     if any(p.is_complex() for p in parameters):
         raise UserError("A complex parameter is not supported.", "Give torch.view_as_real of it.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ class BoostClosure:
         seed: int,
         group: Any = None,
     ) -> None:
+        reshard(model)
         self._called = _Called(model, loss, outputs)
         self._batch, self._seed = batch, seed
         self._parallel = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
@@ -138,6 +140,7 @@ class BoostClosure:
             for name, b in m._buffers.items()
             if b is not None
         ]
+        reshard(model)
         torch.clear_autocast_cache()  # which does not see that weights have moved
         with contextlib.ExitStack() as stack:
             for parallel in self._parallel:
@@ -161,6 +164,15 @@ class BoostClosure:
                 for generator, state in zip(generators, states, strict=True):
                     generator.set_state(state)
                 torch.clear_autocast_cache()
+                reshard(model)
+
+
+def reshard(model: nn.Module) -> None:
+    """Free what FSDP2 has gathered: it would take it for the weights at the next forward pass, after they have moved."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # not imported: it takes half a second
+    for module in model.modules() if fsdp else ():
+        if isinstance(module, fsdp.FSDPModule):
+            module.reshard()
 
 
 class _Called(nn.Module):

@@ -111,4 +111,5 @@ def _shaped(flat: Tensor, parameter: Any) -> Tensor:
 
     shape, stride = parameter.shape, torch.empty(parameter.shape, device="meta").stride()
     mesh, placements = parameter.device_mesh, parameter.placements
-    return DTensor.from_local(part, mesh, placements, run_check=False, shape=shape, stride=stride)
+    # a copy: a DTensor that starts inside a storage cannot be copied itself
+    return DTensor.from_local(part.clone(), mesh, placements, run_check=False, shape=shape, stride=stride)
