@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from oracles.corpus import write_corpus
+from oracles.words import write_words
 
 from overnight.recipes import find
 from overnight.train.launch import Options, train
@@ -44,7 +46,30 @@ def builtin(corpus: Path) -> Run:
     return run
 
 
-RUNS: dict[str, Callable[[Path], Run]] = {"byte-lm": byte_lm, "builtin": builtin}
+def words(preset: str, **changes: Any) -> Callable[[Path], Run]:
+    """A preset of the word language models at sizes that take no time, on a corpus of words."""
+
+    def recipe(corpus: Path) -> Run:
+        run: Run = find("word-lm")(write_words(corpus / "words"), preset=preset, batch_size=4, steps=STEPS, **changes)
+        for name in ("embedding_size", "hidden_size"):
+            run = run.with_setting(f"model.{name}=16")
+        return run.with_setting("model.projection=8") if run.model.keywords.get("projection") else run
+
+    return recipe
+
+
+RUNS: dict[str, Callable[[Path], Run]] = {
+    "byte-lm": byte_lm,
+    "builtin": builtin,
+    "ptb-small": words("ptb-small", lr=1.0),
+    "ptb-medium": words("ptb-medium", lr=1.0, length=10),
+    "ptb-large": words("ptb-large", lr=1.0, length=10),
+    "wsj-lstm": words("wsj-lstm", lr=1.0),
+    "wsj-rnn": words("wsj-rnn", lr=0.5),
+    "wsj-fnn": words("wsj-fnn", lr=0.5),
+    "lm1b": words("lm1b", lr=0.2, output="sampled:20", gates="grouped:4"),
+    "lm1b-small": words("lm1b-small", lr=0.2, output="sampled:20", gates="factorized:4"),
+}
 
 
 def first_losses(name: str, work: Path) -> list[float]:

@@ -111,7 +111,7 @@ def evaluate_words(
                 bits = summed(score)
     finally:
         model.train(training)
-    perplexity, low, high = (2.0**value if value < 1000 else math.inf for value in bits)
+    perplexity, low, high = (math.inf if value > 1000 else 2.0**value for value in bits)
     return HeldOutWords(perplexity, low, high, len(stream), time.perf_counter() - began, lanes)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = {
     "sgd": "torch.optim.SGD",
-    "adagrad": "torch.optim.Adagrad",
+    "adagrad": "overnight.optim.rows.RowAdagrad",
     "adam": "torch.optim.Adam",
     "adamw": "torch.optim.AdamW",
     "lamb": "overnight.optim.LAMB",

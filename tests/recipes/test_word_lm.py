@@ -1,0 +1,182 @@
+"""The word language model's recipe: what is published, what follows from it, and what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracles.words import write_words
+
+from overnight.errors import UserError
+from overnight.optim.rows import RowAdagrad
+from overnight.recipes.word_lm import word_lm
+from overnight.recipes.word_presets import PRESETS, QUIRKS
+from overnight.schedule import Progress
+from overnight.train.build import build
+from overnight.train.checkpoint import load_checkpoint, load_model
+from overnight.train.distributed import World
+from overnight.train.launch import Options, train
+from overnight.train.run import Run
+
+QUIET = Options(device="cpu", quiet=True)
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_words(tmp_path_factory.mktemp("words") / "corpus")
+
+
+def small(run: Run, **changes: Any) -> Run:
+    for name, value in {"model.embedding_size": 12, "model.hidden_size": 12, "precision": "fp32", "threads": 1}.items():
+        run = run.with_setting(f"{name}={value}")
+    return replace(run, **changes)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_the_same_run_after_json(words: Path, preset: str) -> None:
+    changes: dict[str, Any] = {"output": "sampled:20"} if preset.startswith("lm1b") else {}
+    run = word_lm(words, preset=preset, batch_size=4, lr=0.1, **changes)
+    run.check()
+    again = Run.from_json(json.loads(json.dumps(run.to_json())))
+    assert again.to_json() == run.to_json()
+    if preset not in ("lm1b", "lm1b-small", "ptb-large", "ptb-medium"):
+        build(again, ALONE)
+
+
+def test_zaremba_small_as_published(words: Path) -> None:
+    run = word_lm(words)
+    assert (run.global_batch_size, run.data.keywords["length"], run.epochs, run.max_norm) == (20, 20, 13, 5.0)
+    assert run.optimizer.keywords == {"lr": 1.0}
+    assert run.task.keywords["reduction"] == "sum_over_time"
+    assert run.model.keywords["init_range"] == 0.1
+    parts = build(run, ALONE)
+    epoch = parts.data.steps_per_epoch * 20
+    rates = [
+        run.schedule(Progress(index * epoch + offset, 20, 13 * epoch))
+        for index in range(13)
+        for offset in (0, epoch - 20)
+    ]
+    assert rates == [factor for index in range(13) for factor in [0.5 ** max(0, index - 3)] * 2]
+
+
+@pytest.mark.parametrize(
+    ("preset", "epoch", "factor"),
+    [("ptb-medium", 5, 1.0), ("ptb-medium", 6, 1 / 1.2), ("ptb-large", 13, 1.0), ("ptb-large", 15, 1.15**-2)],
+)
+def test_the_larger_models_rates(words: Path, preset: str, epoch: int, factor: float) -> None:
+    """Zaremba et al. divide by 1.2 after the 6th epoch, and by 1.15 after the 14th."""
+    run = word_lm(words, preset=preset)
+    samples = run.schedule.keywords["every_samples"]
+    assert run.schedule(Progress(epoch * samples, 20, 99 * samples)) == pytest.approx(factor)
+    assert (run.model.keywords["dropout"], run.max_norm) == ((0.5, 5.0) if preset == "ptb-medium" else (0.65, 10.0))
+
+
+def test_one_billion_words_and_its_quirks(words: Path) -> None:
+    run = word_lm(words, preset="lm1b", output="sampled:20")
+    assert run.optimizer.func is RowAdagrad
+    assert run.optimizer.keywords == {"lr": 0.2, "initial_accumulator_value": 1.0, "eps": 0.0}
+    assert run.ema is not None
+    assert run.ema.keywords == {"decay": 0.999, "only": ("recurrent.",)}
+    assert run.param_groups is not None
+    assert run.model.keywords["embedding_gradient_scale"] == 128
+    assert run.task.keywords["reduction"] == "sum_over_time"
+    assert (run.global_batch_size, run.data.keywords["length"], run.max_norm) == (1024, 20, 1.0)
+    assert all(quirk in " ".join(run.notes) for quirk in QUIRKS)
+    plain = word_lm(words, preset="lm1b", output="sampled:20", quirks="none")
+    assert plain.ema is not None
+    assert (plain.ema.keywords, plain.param_groups) == ({"decay": 0.999}, None)
+    assert "embedding_gradient_scale" not in plain.model.keywords
+    assert plain.task.keywords["reduction"] == "mean"
+    some = word_lm(words, preset="lm1b", output="sampled:20", quirks="clip-recurrent-only, loss-times-steps")
+    assert (some.param_groups is not None, some.task.keywords["reduction"]) == (True, "sum_over_time")
+    with pytest.raises(UserError, match="Did you mean clip-recurrent-only"):
+        word_lm(words, preset="lm1b", quirks="clip-recurent-only")
+    with pytest.raises(UserError, match="Quirks are those of f-lm's code"):
+        word_lm(words, quirks="clip-recurrent-only")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"preset": "ptb-smal"}, "no preset 'ptb-smal'. Did you mean ptb-small"),
+        ({"optimizer": "adam"}, "The preset's rate is that of sgd. Give one for adam with --lr"),
+        ({"optimizer": "sdg", "lr": 1.0}, "no optimizer 'sdg'. Did you mean sgd"),
+        ({"preset": "wsj-fnn", "gates": "dense"}, "A model of kind fnn has no gates"),
+        ({"preset": "wsj-fnn", "tied": True}, "embedding cannot be its softmax"),
+        ({"batch_size": 0}, "A batch of 0 cannot work"),
+        ({"lr": -1.0}, "A rate of -1 cannot work"),
+    ],
+)
+def test_what_is_refused(words: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        word_lm(words, **settings)
+
+
+def test_the_rate_follows_the_batch(words: Path) -> None:
+    run = word_lm(words, batch_size=80)
+    assert run.optimizer.keywords["lr"] == 2.0
+    assert "by the sqrt rule at batch 80" in " ".join(run.notes)
+    assert word_lm(words, batch_size=80, rule="linear").optimizer.keywords["lr"] == 4.0
+
+
+@pytest.mark.parametrize("output", ["full", "sampled:20"])
+def test_a_run_learns_and_is_told_in_perplexity(words: Path, tmp_path: Path, output: str) -> None:
+    run = word_lm(words, output=output, batch_size=8, length=10, steps=150, optimizer="adam", lr=0.03)
+    run = small(run, evaluations=3, log_every=10)
+    summary = train(run, tmp_path / "run", QUIET)
+    scored, logged = lines(tmp_path / "run" / "eval.jsonl"), lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in scored] == [50, 100, 150]
+    assert scored[-1]["perplexity"] < 0.9 * scored[0]["perplexity"]
+    assert all("bits_per_byte" not in line and line["perplexity"] > 1 for line in logged)
+    assert summary["best"] == {"step": 150, "perplexity": scored[-1]["perplexity"]}
+    assert summary["baselines"][0]["name"] == "unigram"
+    derived = json.loads((tmp_path / "run" / "run.json").read_text())["derived"]
+    assert (derived["metric"], derived["counted"]) == ("perplexity", "words")
+    assert len(derived["vocabulary_digest"]) == 64
+
+
+@pytest.mark.parametrize("preset", ["ptb-small", "wsj-rnn", "wsj-fnn", "lm1b-small"])
+def test_resuming_is_exact(words: Path, tmp_path: Path, preset: str) -> None:
+    """The sampler's generator, the average of the weights, dropout and the carry all go on."""
+    run = word_lm(words, preset=preset, output="sampled:20", batch_size=4, length=6, steps=8, lr=0.1, ema=0.9)
+    run = small(run, evaluations=0, checkpoint_steps=4, keep_last=9)
+    run = run.with_setting("model.dropout=0.2")
+    if preset == "lm1b-small":
+        run = run.with_setting("model.projection=8")
+    train(run, tmp_path / "whole", QUIET)
+    train(replace(run, steps=4), tmp_path / "half", QUIET)
+    train(run, tmp_path / "half", replace(QUIET, resume=True))
+    one, two = (load_checkpoint(tmp_path / name / "checkpoints" / "00000008") for name in ("whole", "half"))
+    for group in ("model", "optimizer", "carry", "rng", "ema"):
+        mine, its = getattr(one, group), getattr(two, group)
+        assert mine.keys() == its.keys()
+        assert all(torch.equal(mine[name], its[name]) for name in mine), group
+    assert one.ema
+    assert (set(one.ema) == {name for name in one.model if name.startswith("recurrent.")}) == (preset == "lm1b-small")
+
+
+def test_tied_weights_are_saved_and_loaded(words: Path, tmp_path: Path) -> None:
+    run = small(word_lm(words, tied=True, batch_size=4, length=6, steps=3), evaluations=1)
+    train(run, tmp_path / "run", QUIET)
+    model: Any = load_model(tmp_path / "run", "last").model
+    assert model.output.weight is model.embedding.weight
+
+
+def test_unigram_samples_by_the_corpus_counts(words: Path, tmp_path: Path) -> None:
+    run = small(word_lm(words, output="sampled:20", sampler="unigram", batch_size=4, length=6, steps=3), evaluations=1)
+    train(run, tmp_path / "run", QUIET)
+    moved = json.loads((tmp_path / "run" / "run.json").read_text())
+    moved["run"]["model"]["kwargs"]["counts"] = str(tmp_path / "gone")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(moved))
+    model: Any = load_model(tmp_path / "run").model
+    ids = torch.zeros(3, 2, dtype=torch.long)
+    assert torch.isfinite(model.loss(ids, ids)[0])
+    with pytest.raises(UserError, match=r"unigram sampler's counts are those of .*gone, which is not there"):
+        model.train().loss(ids, ids)
