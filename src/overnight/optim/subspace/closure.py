@@ -168,7 +168,7 @@ class BoostClosure:
 
 
 def reshard(model: nn.Module) -> None:
-    """Free what FSDP2 has gathered: it would take it for the weights at the next forward pass, after they have moved."""
+    """Free what FSDP2 has gathered: the next forward pass would take it for the weights, which have moved."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # not imported: it takes half a second
     for module in model.modules() if fsdp else ():
         if isinstance(module, fsdp.FSDPModule):
