@@ -45,7 +45,13 @@ def write_arrays(folder: Path, found: list[Array]) -> Path:
 
 
 def reference_state(
-    width: int, hidden: int, layers: int = 1, weight_norm: bool = False, bias: bool = True, seed: int = 0
+    width: int,
+    hidden: int,
+    layers: int = 1,
+    weight_norm: bool = False,
+    bias: bool = True,
+    tokens: int = 256,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """A nested state dict as RNNModel of sentiment-discovery saves it."""
     draws = torch.Generator().manual_seed(seed)
@@ -68,8 +74,8 @@ def reference_state(
             # whole multiples of 2⁻⁸: the sum of the two, which an import keeps, is then exact
             cell[f"rnns.{layer}.{name}"] = (normal(4 * hidden) * 256).round() / 256
     return {
-        "encoder": {"encoder": {"weight": normal(256, width)}, "rnn": cell},
-        "decoder": {"weight": normal(256, hidden), "bias": normal(256)},
+        "encoder": {"encoder": {"weight": normal(tokens, width)}, "rnn": cell},
+        "decoder": {"weight": normal(tokens, hidden), "bias": normal(tokens)},
     }
 
 

@@ -57,6 +57,16 @@ def test_half_precision_and_no_bias(tmp_path: Path) -> None:
     np.testing.assert_allclose(got[:, 0], from_reference(halves, TEXT)[0], rtol=0, atol=1e-9)
 
 
+def test_a_checkpoint_with_a_token_for_padding(tmp_path: Path) -> None:
+    """The last versions of the code read byte b as token b + 1."""
+    state = reference_state(6, 5, tokens=257)
+    model = imported(state, tmp_path)
+    got, _ = model(torch.tensor(TEXT)[:, None])
+    assert got.shape[-1] == 256
+    expected, _ = from_reference(state, [byte + 1 for byte in TEXT])
+    np.testing.assert_allclose(got[:, 0], expected[:, 1:], rtol=0, atol=1e-9)
+
+
 def refused(state: object, folder: Path) -> str:
     file = folder / "lang_model.pt"
     if state is not None:
@@ -106,9 +116,8 @@ def test_numbers_that_are_none_are_refused(tensor: torch.Tensor, tmp_path: Path)
 
 
 def test_other_models_are_refused_by_what_they_are(tmp_path: Path) -> None:
-    state = reference_state(6, 5)
-    state["encoder"]["encoder"]["weight"] = torch.ones(257, 6)
-    assert "reads 257 kinds of tokens; a byte model reads 256" in refused(state, tmp_path)
+    state = reference_state(6, 5, tokens=512)
+    assert "reads 512 kinds of tokens; a byte model reads 256" in refused(state, tmp_path)
 
     lstm = reference_state(6, 5)
     for name in ("w_mih", "w_mhh"):

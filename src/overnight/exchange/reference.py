@@ -2,7 +2,8 @@
 
 A nested state dict: ``encoder.encoder`` (the embedding), ``encoder.rnn`` (``rnns.K`` with ``w_ih`` [4H, D], ``w_hh``
 [4H, H], ``w_mih`` [H, D], ``w_mhh`` [H, H], ``b_ih`` and ``b_hh`` [4H]) and ``decoder``. While it trains, a matrix is
-the pair ``…_v`` and ``…_g`` [rows, 1] of weight normalisation; the last save has the matrices themselves.
+the pair ``…_v`` and ``…_g`` [rows, 1] of weight normalisation; the last save has the matrices themselves. The last versions of that code read 257 tokens: a pad, which is left out
+here, and then the bytes.
 
     m = (w_mih x) ⊙ (w_mhh h);  i, f, g, o = split(w_ih x + b_ih + w_hh m + b_hh)
 """
@@ -21,6 +22,7 @@ from overnight.models.byte_lm import BYTES, ByteLM
 
 MATRICES = {"w_ih": "input_to_gates", "w_hh": "m_to_gates", "w_mih": "input_to_m", "w_mhh": "hidden_to_m"}
 EMBEDDING, CELL, DECODER = "encoder.encoder.weight", "encoder.rnn.rnns", "decoder"
+PADS = 1
 KNOWN = "the language models of NVIDIA/sentiment-discovery (RNNModel with an mLSTM)"
 
 
@@ -54,15 +56,17 @@ def read_reference(file: Path) -> ByteLM:
     def take(name: str, *shape: int) -> Tensor:
         return checked(f"{name} of {file}", tensors[name], shape, because)
 
-    if tensors[EMBEDDING].shape[0] != BYTES:
+    rows = tensors[EMBEDDING].shape[0]
+    if rows not in (BYTES, BYTES + PADS):
         raise UserError(
-            f"{file} reads {tensors[EMBEDDING].shape[0]} kinds of tokens; a byte model reads {BYTES}.",
-            "Give a model that was trained on bytes (--data_size 256).",
+            f"{file} reads {rows} kinds of tokens; a byte model reads {BYTES}.",
+            "Give a model that was trained on bytes (--data_size 256, or the character-level tokenizer).",
         )
+    pads = rows - BYTES
     state = {
-        "embedding.weight": take(EMBEDDING, BYTES, width),
-        "output.weight": take(f"{DECODER}.weight", BYTES, hidden),
-        "output.bias": take(f"{DECODER}.bias", BYTES),
+        "embedding.weight": take(EMBEDDING, rows, width)[pads:],
+        "output.weight": take(f"{DECODER}.weight", rows, hidden)[pads:],
+        "output.bias": take(f"{DECODER}.bias", rows)[pads:],
     }
     for layer in range(layers):
         below, cell, ours = hidden if layer else width, f"{CELL}.{layer}", f"layers.{layer}.gates"
