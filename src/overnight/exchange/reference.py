@@ -2,8 +2,8 @@
 
 A nested state dict: ``encoder.encoder`` (the embedding), ``encoder.rnn`` (``rnns.K`` with ``w_ih`` [4H, D], ``w_hh``
 [4H, H], ``w_mih`` [H, D], ``w_mhh`` [H, H], ``b_ih`` and ``b_hh`` [4H]) and ``decoder``. While it trains, a matrix is
-the pair ``…_v`` and ``…_g`` [rows, 1] of weight normalisation; the last save has the matrices themselves. The last versions of that code read 257 tokens: a pad, which is left out
-here, and then the bytes.
+the pair ``…_v`` and ``…_g`` [rows, 1] of weight normalisation; the last save has the matrices themselves. The last
+versions of that code read 257 tokens: a pad, which is left out here, and then the bytes.
 
     m = (w_mih x) ⊙ (w_mhh h);  i, f, g, o = split(w_ih x + b_ih + w_hh m + b_hh)
 """
