@@ -84,6 +84,9 @@ def test_a_vocabulary_that_does_not_match(tmp_path: Path) -> None:
     path.write_text(GOOD + "1 1 4 5 2\n")
     with pytest.raises(UserError, match=r"my\.ids:2: the id 5 is not below the size of the vocabulary, 5"):
         prepare_words([path], tmp_path / "out", WordSettings(vocab_file=str(tmp_path / "v")))
+    (tmp_path / "w").write_text("the\nB\nE\n<unk>\ncat\n")
+    with pytest.raises(UserError, match=r"has <unk> in line 4, where its id would be 3; the ids have 0 for unknown"):
+        prepare_words([path], tmp_path / "out", WordSettings(vocab_file=str(tmp_path / "w")))
     path.write_text("3 2\n")
     with pytest.raises(UserError, match="The id 7 of --unk-id, --bos-id or --eos-id is not below"):
         prepare_words([path], tmp_path / "out", WordSettings(vocab_size=5, bos_id=7))

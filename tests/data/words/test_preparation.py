@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,6 +200,30 @@ def test_a_finished_corpus_stays_unless_forced(tmp_path: Path) -> None:
         prepare_words([source], tmp_path / "out", WordSettings(vocab_size=5, split=(1, 0, 0)))
     prepare_words([source], tmp_path / "out", WordSettings(vocab_size=5, split=(1, 0, 0)), force=True)
     assert WordCorpus.open(tmp_path / "out").vocab_size == 5
+
+
+PEAK = """
+import re, sys
+from overnight.data.words.preparation import prepare_words
+from overnight.data.words.settings import WordSettings
+prepare_words(sys.argv[1:2], sys.argv[2], WordSettings(split=(1, 0, 0)))
+print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the memory")
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    block = "".join(line + "\n" for line in many_lines(20_000))
+    peaks = []
+    for times in (15, 60):
+        source = write(tmp_path / f"{times}.txt", block * times)
+        ran = subprocess.run(
+            [sys.executable, "-c", PEAK, source, tmp_path / str(times)], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(ran.stdout) / 1024)
+    assert source.stat().st_size > 17e6
+    assert peaks[1] < peaks[0] + 5
+    assert peaks[1] < 120
 
 
 def test_more_than_65536_words_take_four_bytes(tmp_path: Path) -> None:

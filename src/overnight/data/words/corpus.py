@@ -15,7 +15,7 @@ from overnight.errors import UserError
 
 VOCABULARY_FILE = "vocab.txt"
 COUNTS_FILE = "counts.bin"
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 
 
 class WordStream(TokenStream):
@@ -53,14 +53,21 @@ class WordStream(TokenStream):
             UserError: an id is not below V.
         """
         total = np.zeros(vocab_size, dtype=np.int64)
-        for start in range(0, len(self), _BLOCK):
-            found = np.bincount(self.read(start, min(_BLOCK, len(self) - start)), minlength=vocab_size)
-            if len(found) > vocab_size:
-                raise UserError(
-                    f"The corpus holds the id {len(found) - 1:,}; its vocabulary has {vocab_size:,} words.",
-                    "Prepare it again.",
-                )
-            total += found
+        left = len(self)
+        for shard in self.shards:
+            size = min(left, shard.size)
+            left -= size
+            for start in range(0, size, _BLOCK):
+                # read and not mapped: pages of a mapped file stay with the process
+                offset, count = start * self.dtype.itemsize, min(_BLOCK, size - start)
+                ids = np.fromfile(shard.path, self.dtype, count, offset=offset)
+                found = np.bincount(ids, minlength=vocab_size)
+                if len(found) > vocab_size:
+                    raise UserError(
+                        f"{shard.path} holds the id {len(found) - 1:,}; its vocabulary has {vocab_size:,} words.",
+                        "Prepare the corpus again.",
+                    )
+                total += found
         return total
 
 

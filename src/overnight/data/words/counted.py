@@ -52,6 +52,13 @@ def find_vocabulary(
         given = read_vocabulary(settings.vocab_file, settings.unk_word, eos, settings.ends and not settings.ids)
         if not settings.ids:
             return given
+        if given.unk != settings.unk_id:
+            word = given.words[given.unk].decode()
+            raise UserError(
+                f"{settings.vocab_file} has {word} in line {given.unk + 1}, where its id would be {given.unk}; the ids "
+                f"have {settings.unk_id} for unknown words.",
+                "Give the vocabulary that the ids were made with, or the right --unk-id or --unk.",
+            )
     progress.bytes_total = sum(segment.bytes for piece in pieces for segment, _ in piece)
     if settings.ids:
         found = _ids_vocabulary(pieces, job, settings, progress, given)
