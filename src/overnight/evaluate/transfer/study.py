@@ -95,6 +95,7 @@ def study(
     on_progress("ranking units")
     rules = rank_units(work.train, work.labels["train"], work.classes, balanced=settings.class_weight == "balanced")
     best = rules[0]
+    calibration = scores.calibration_of(work.labels["test"], probabilities)
     results: dict[str, Any] = {
         "format": FORMAT,
         "name": data.name,
@@ -109,7 +110,7 @@ def study(
         "units_by_weight": _by_weight(full, work.train),
         "by_number_of_units": work.by_number(full, rules, on_progress),
         "confusion": scores.confusion_of(work.labels["test"], probabilities.argmax(axis=1), work.classes).tolist(),
-        "calibration": asdict(scores.calibration_of(work.labels["test"], probabilities)),
+        "calibration": asdict(calibration) | {"bins": [asdict(part) for part in calibration.bins]},
         "histogram": histogram_of(work.test[:, best.unit], work.labels["test"], work.classes),
     }
     results |= work.beside(full, on_progress)
@@ -190,10 +191,11 @@ class _Work:
     def by_number(
         self, full: Chosen, rules: Sequence[UnitRule], on_progress: Callable[[str], None]
     ) -> list[dict[str, Any]]:
-        """Test accuracy with the 1, 2, 4, … heaviest units, fitted anew on them; with all last."""
-        order = _heaviest(full, self.train)
-        if not len(order):
-            order = np.array([rule.unit for rule in rules])
+        """Test accuracy with the 1, 2, 4, … heaviest units, fitted anew on them; with all last.
+
+        Units without a weight come after those that have one, the best alone first.
+        """
+        order = np.array(list(dict.fromkeys([*_heaviest(full, self.train).tolist(), *(rule.unit for rule in rules)])))
         found, count = [], 1
         while count < len(order):
             on_progress(f"the {count:,} heaviest units")
