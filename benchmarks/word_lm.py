@@ -30,6 +30,7 @@ from torch import nn
 from overnight.data.words.corpus import WordCorpus
 from overnight.evaluate.words import evaluate_words, load_word_model
 from overnight.models.word_lm import WordLM, gate_map
+from overnight.optim.rows import RowAdagrad
 from overnight.recipes.word_lm import word_lm
 from overnight.schedule import linear
 from overnight.train.host import keep_freed_memory
@@ -70,7 +71,7 @@ def stack_step(model: WordLM, batch: int) -> Callable[[], None]:
 
 def whole_step(model: WordLM, batch: int) -> Callable[[], None]:
     """A training step: forward, backward, clipping of the recurrence, Adagrad on the step's rows."""
-    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.2, initial_accumulator_value=1.0)
+    optimizer = RowAdagrad(model.parameters(), lr=0.2, initial_accumulator_value=1.0, eps=0.0)
     draws = torch.Generator().manual_seed(0)
     ids = torch.rand(LENGTH + 1, batch, generator=draws).mul(math.log(WORDS)).exp().long().clamp_(max=WORDS - 1)
 
