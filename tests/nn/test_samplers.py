@@ -149,19 +149,19 @@ class _Uncorrected:
         return self.real.draw(count, generator)
 
 
-@pytest.mark.parametrize("certain", ["batch", "target"])
-def test_the_gradient_tends_to_the_full_softmaxs(certain: Any) -> None:
-    """Mean over 400 draws. Bias below 40 % at 10 samples of 100, 7 % at 50, none (rounding) at 100."""
-    bias10, error10 = mean_gradient(10, 600, certain=certain)
-    bias50, error50 = mean_gradient(50, 600, certain=certain)
-    all_words, _ = mean_gradient(WORDS, 1, certain=certain)
-    assert bias10 < 0.4
-    assert bias50 < 0.07
-    assert bias50 < bias10 / 3
-    assert error10 < 0.04
+@pytest.mark.parametrize(("certain", "at10", "at50"), [("batch", 0.15, 0.03), ("target", 0.35, 0.2)])
+def test_the_gradient_tends_to_the_full_softmaxs(certain: Any, at10: float, at50: float) -> None:
+    """Mean over 400 draws, of 10 and 50 of 100 words, against the stated bounds; all 100 words: rounding only."""
+    bias10, error10 = mean_gradient(10, 400, certain=certain)
+    bias50, error50 = mean_gradient(50, 400, certain=certain)
+    all_words, _ = mean_gradient(WORDS, 2, certain=certain)
+    assert bias10 < at10
+    assert bias50 < at50
+    assert bias50 < 0.7 * bias10
+    assert error10 < 0.05
     assert error50 < 0.02
     assert all_words < 1e-12
-    uncorrected, _ = mean_gradient(10, 600, certain=certain, sampler=_Uncorrected())
+    uncorrected, _ = mean_gradient(10, 400, certain=certain, sampler=_Uncorrected())
     assert uncorrected > 1.5 * bias10
 
 
