@@ -1,6 +1,7 @@
 """`overnight classify train` and `overnight classify predict`: a run's features → classes of texts."""
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -120,11 +121,10 @@ def main(argv: list[str]) -> int:
     from overnight.errors import UserError
 
     if not argv or argv[0] in ("-h", "--help"):
-        from tyro.extras import get_parser
-
         print(_ABOUT)
         for name, kind in (("train", Train), ("predict", Predict)):
-            print(get_parser(kind, prog=f"overnight classify {name}").format_help())
+            with suppress(SystemExit):
+                tyro.cli(kind, args=["--help"], prog=f"overnight classify {name}")
         return 0
     if argv[0] == "train":
         return _train(tyro.cli(Train, args=argv[1:], prog="overnight classify train"))
