@@ -16,6 +16,25 @@ ROWS = 2**14
 """Of W's gradient, added up at once."""
 
 
+def slices(x: Tensor) -> tuple[Tensor, ...]:
+    """x cut into groups of rows that fit a CPU's cache, or into large ones elsewhere: temporaries are of that size."""
+    elements = 2**19 if x.device.type == "cpu" else LOGITS
+    parts: tuple[Tensor, ...] = x.split(max(1, elements // max(1, x.shape[1])))
+    return parts
+
+
+def log_softmax_(logits_NR: Tensor) -> Tensor:
+    """Log-softmax of each row, in place.
+
+    >>> log_softmax_(torch.zeros(2, 4)).exp()
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500],
+            [0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    for part in slices(logits_NR):
+        part.copy_(torch.log_softmax(part, 1))
+    return logits_NR
+
+
 def product_dtype(weight: Tensor) -> torch.dtype:
     """Autocast's type of matrix products where it is on, otherwise the weight's own."""
     if torch.is_autocast_enabled(weight.device.type):
@@ -51,7 +70,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits_CV = transposed_product(h_CD.T, weight.T).to(wide)
                 if bias_V is not None:
                     logits_CV += bias_V
-                logits_CV = torch.log_softmax(logits_CV, 1)
+                logits_CV = log_softmax_(logits_CV)
                 total -= logits_CV.gather(1, targets_C1).sum()
                 if dh is None and dw is None and db is None:
                     continue

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overnight.nn.softmax.candidates import SampledOutput, row_loss
+from overnight.nn.softmax.chunked import slices
 
 
 class NCE(SampledOutput):
@@ -47,7 +48,9 @@ class NCE(SampledOutput):
         def criterion(delta_NR: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor]:
             times_R = found.times_R.to(delta_NR.dtype)
             own_N1 = delta_NR.gather(1, targets_N1)
-            loss = F.softplus(-own_N1).sum() + (F.softplus(delta_NR) @ times_R).sum()
+            loss = F.softplus(-own_N1).sum()
+            for part in slices(delta_NR):
+                loss = loss + (F.softplus(part) @ times_R).sum()
             if needs_gradient:
                 delta_NR.sigmoid_().mul_(times_R)
                 delta_NR.scatter_add_(1, targets_N1, -torch.sigmoid(-own_N1))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from overnight.errors import UserError
 from overnight.nn.softmax.candidates import SampledOutput, row_loss
+from overnight.nn.softmax.chunked import log_softmax_
 
 Certain = Literal["batch", "target", "none"]
 
@@ -65,7 +66,7 @@ class SampledSoftmax(SampledOutput):
                 own = logits_NR.gather(1, targets_N1) + (own_N1 - of_targets_N1).to(logits_NR.dtype)
                 logits_NR.index_fill_(1, undrawn, -torch.inf)
                 logits_NR.scatter_(1, targets_N1, own)
-            log_p_NR = torch.log_softmax(logits_NR, 1)
+            log_p_NR = log_softmax_(logits_NR)
             loss = -log_p_NR.gather(1, targets_N1).sum()
             if needs_gradient:
                 log_p_NR.exp_()
