@@ -146,8 +146,9 @@ SCALE = {"autoencoder": {"sgd": 100.0, "momentum": 100.0, "nag": 100.0}}
 ARMS: dict[str, dict[str, Any] | None] = {
     "base": None,
     "cg": {"rule": NonlinearCG()},
-    "published": {"rule": NonlinearCG.published(), "accept": False, "momentum_column": 0.9},
-    "gauss-newton": {"rule": GaussNewton(), "orthonormal": True},
+    "cg-50": {"rule": NonlinearCG(), "every": 50},
+    "published": {"rule": NonlinearCG.published(), "every": 100, "accept": False, "momentum_column": 0.9},
+    "gauss-newton": {"rule": GaussNewton(), "every": 100, "orthonormal": True},
     "lookahead": {"rule": Fixed(0.5), "every": 5, "history": 1},
 }
 

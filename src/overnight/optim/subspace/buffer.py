@@ -182,19 +182,16 @@ class DisplacementBuffer:
             parts = [rows.t() @ c for _, rows in _chunks(stored.rows, device, weight.dtype)]
             yield torch.cat(parts).view(here.shape).to(here.dtype) if parts else torch.zeros_like(here)
 
-    def settle(self, weights: Sequence[Weight], coefficients: Tensor) -> None:
-        """Move, and go on from there: the newest displacement, the anchors and the average take the jump in."""
+    def settle(self, weights: Sequence[Weight]) -> None:
+        """Go on from where the weights are: the newest displacement, the anchors and the average take the jump in."""
         layout = self.layout
-        used = coefficients.nonzero().flatten().tolist()
+        touched = [self.position, *range(layout.history, layout.momentum_row)] + [layout.average_row] * layout.average
         for weight, stored in zip(weights, self.stored, strict=True):
-            new = self._combined(stored, coefficients, used, weight.parameter.device)
-            weight.write(new)
-            if used:
-                jump = weight.read().to(stored.point.device) - stored.point
-                touched = [self.position, *range(layout.history, layout.momentum_row)]
-                for row in touched + [layout.average_row] * layout.average:
-                    stored.rows[row].add_(jump)
-                stored.point.copy_(weight.read())
+            new = weight.read().to(stored.point.device)
+            jump = new - stored.point
+            for row in touched:
+                stored.rows[row].add_(jump)
+            stored.point.copy_(new)
 
     def dots(self, weights: Sequence[Weight], vectors: Sequence[Tensor | None]) -> Tensor:
         """Row · vector for every row, summed over the parameters and their shards: float64, [rows]."""

@@ -45,10 +45,15 @@ class BoostClosure:
         seed: int,
         group: Any = None,
     ) -> None:
-        reshard(model)
+        self._sharded = sharded_modules(model)
+        reshard(self._sharded)
         self._called = _Called(model, loss, outputs)
         self._batch, self._seed = batch, seed
-        self._parallel = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+        modules = list(model.modules())
+        self._buffers = [module._buffers for module in modules if module._buffers]
+        self._generators = [g for module in modules for g in vars(module).values() if type(g) is torch.Generator]
+        self._devices = {p.device for p in model.parameters()} - {torch.device("cpu"), torch.device("meta")}
+        self._parallel = [module for module in modules if isinstance(module, DistributedDataParallel)]
         self._groups = [group] if group is not None else _groups_of(model, self._parallel)
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
         self.forwards = self.gradients = self.products = 0
@@ -130,24 +135,21 @@ class BoostClosure:
 
     @contextlib.contextmanager
     def _fixed(self) -> Iterator[None]:
-        model = self._called.model
-        devices = {p.device for p in model.parameters()} - {torch.device("cpu"), torch.device("meta")}
-        generators = [g for m in model.modules() for g in vars(m).values() if isinstance(g, torch.Generator)]
-        states = [g.get_state() for g in generators]
+        states = [g.get_state() for g in self._generators]
         buffers = [
-            (m._buffers, name, b, b.detach().clone())
-            for m in model.modules()
-            for name, b in m._buffers.items()
-            if b is not None
+            (places, name, buffer, buffer.detach().clone())
+            for places in self._buffers
+            for name, buffer in places.items()
+            if buffer is not None
         ]
-        reshard(model)
+        reshard(self._sharded)
         torch.clear_autocast_cache()  # which does not see that weights have moved
         with contextlib.ExitStack() as stack:
             for parallel in self._parallel:
                 stack.enter_context(parallel.no_sync())
                 stack.callback(setattr, parallel, "require_forward_param_sync", parallel.require_forward_param_sync)
-            kind = next(iter(devices)).type if devices else "cuda"
-            indices = sorted(device.index or 0 for device in devices)
+            kind = next(iter(self._devices)).type if self._devices else "cuda"
+            indices = sorted(device.index or 0 for device in self._devices)
             stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
             torch.default_generator.manual_seed(self._seed)
             for index in indices:
@@ -161,18 +163,22 @@ class BoostClosure:
                     for where, name, buffer, kept in buffers:
                         where[name] = buffer
                         buffer.copy_(kept)
-                for generator, state in zip(generators, states, strict=True):
+                for generator, state in zip(self._generators, states, strict=True):
                     generator.set_state(state)
                 torch.clear_autocast_cache()
-                reshard(model)
+                reshard(self._sharded)
 
 
-def reshard(model: nn.Module) -> None:
+def sharded_modules(model: nn.Module) -> list[Any]:
+    """Those of FSDP2."""
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # not imported: it takes half a second
+    return [] if fsdp is None else [module for module in model.modules() if isinstance(module, fsdp.FSDPModule)]
+
+
+def reshard(modules: Sequence[Any]) -> None:
     """Free what FSDP2 has gathered: the next forward pass would take it for the weights, which have moved."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # not imported: it takes half a second
-    for module in model.modules() if fsdp else ():
-        if isinstance(module, fsdp.FSDPModule):
-            module.reshard()
+    for module in modules:
+        module.reshard()
 
 
 class _Called(nn.Module):

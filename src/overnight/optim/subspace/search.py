@@ -62,7 +62,7 @@ def search(
 ) -> tuple[dict[str, Any], Tensor]:
     """What ``Boost`` says of it, and the coefficients of the buffer's rows, [rows]; zeros where it stays.
 
-    The weights are anywhere in the subspace afterwards.
+    The weights are there afterwards.
 
     Raises:
         UserError: if the loss is not repeatable.
@@ -90,6 +90,7 @@ def search(
         found["gradients"], found["products"] = closure.gradients, closure.products
         found["forwards"] = closure.forwards + (0 if second is None else second.forwards)
     alpha = zero if reason else alpha
+    subspace.move(alpha)
     return {**found, "coefficients": tuple(alpha.tolist()), "accepted": not reason, "reason": reason}, columns @ alpha
 
 

@@ -51,7 +51,7 @@ class SEBoost(Optimizer):
         loss: batch → mean loss, or (outputs, batch) → mean loss with ``outputs``. It calls the model.
         outputs: batch → the model's outputs, one tensor; needed by ``GaussNewton``.
         batches: number → batch, the same one for the same number, so that a resumed run sees the same.
-        every: l, steps between boosts.
+        every: l, steps between boosts; the authors' code has 100.
         history: M, past displacements that are kept: so many copies of the weights.
         anchors: an anchor is set to the weights every so many boosts. Of use where that is more than ``history``.
         momentum_column: μ of m ← μ m + displacement, one more column; 0 for none.
@@ -101,7 +101,7 @@ class SEBoost(Optimizer):
         loss: Callable[..., Tensor] | None = None,
         outputs: Callable[[Any], Tensor] | None = None,
         batches: Callable[[int], Any] | None = None,
-        every: int = 100,
+        every: int = 200,
         history: int = 10,
         anchors: Sequence[int] = (),
         momentum_column: float = 0.0,
@@ -283,7 +283,10 @@ class SEBoost(Optimizer):
             raise
         self.last, self._chosen = Boost(counters.outer, counters.steps, **found), chosen
         moved = chosen if self.jump else torch.zeros_like(chosen)
-        self.buffer.settle(weights, moved)
+        if bool(moved.any()):
+            self.buffer.settle(weights)
+        elif not self.jump:
+            self.buffer.move(weights, moved)
         if self.base_momentum == "reset" and bool(moved.any()):
             for momentum in momenta_of(weights, self.base.state):
                 if momentum is not None:

@@ -26,6 +26,7 @@ class Subspace:
         ridge: ρ; the loss that rules see has ½ ρ ‖α‖² added.
         history: how many of the first columns are past displacements, the newest first.
         losses: without the ridge, by the coefficients where they were evaluated.
+        at: α of where the weights are now, if that is known.
     """
 
     buffer: DisplacementBuffer
@@ -35,6 +36,7 @@ class Subspace:
     ridge: float = 0.0
     history: int = 0
     losses: dict[tuple[float, ...], float] = field(default_factory=dict)
+    at: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -42,8 +44,11 @@ class Subspace:
         return self.columns.shape[1]
 
     def move(self, alpha: Tensor) -> None:
-        """Set the weights to x + D α."""
-        self.buffer.move(self.weights, self.columns @ alpha)
+        """Set the weights to x + D α, if they are not there."""
+        if self.at is None or not torch.equal(self.at, alpha):
+            self.at = None
+            self.buffer.move(self.weights, self.columns @ alpha)
+            self.at = alpha.clone()
 
     def value(self, alpha: Tensor) -> float:
         """Loss with ridge, by a forward pass."""
