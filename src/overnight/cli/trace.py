@@ -31,6 +31,8 @@ class Trace:
     """The value that has the full colour."""
     color: Literal["auto", "always", "never"] = "auto"
     """Colours; auto is on a terminal, unless NO_COLOR is set."""
+    png: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Also draw the text in the same colours into this picture."""
     checkpoint: Annotated[str, tyro.conf.arg(metavar="best|last|STEP")] = "best"
     """Which weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -58,6 +60,13 @@ def main(argv: list[str]) -> int:
         sys.stdin.buffer.read() if options.text == "-" else options.text, options.unit, layer=options.layer
     )
     values = trace.values.tolist()
+    if options.png:
+        from overnight.report.heat_png import write_heat_png
+
+        cells = list(characters(trace.bytes, values))
+        shown = "".join(character for character, _ in cells)
+        title = f"unit {options.unit} of {options.run.name}"
+        write_heat_png(options.png, [(shown, [value for _, value in cells])], scale=options.scale, title=title)
     out = sys.stdout
     if hasattr(out, "reconfigure"):
         out.reconfigure(errors="replace")

@@ -190,3 +190,11 @@ def test_the_command_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> N
         assert flag in shown
     assert main(["classify", "train", os.devnull, "--run", "nowhere"]) == 2
     assert "overnight: " in capsys.readouterr().err
+
+
+def test_a_trace_as_a_picture(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "unit.png"
+    assert main(["trace", str(trained), "caf\u00e9 <b>", "--unit", "3", "--device", "cpu", "--png", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(capsys.readouterr().out.splitlines()) == len("\n café <b> ".encode())
