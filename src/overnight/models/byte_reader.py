@@ -2,7 +2,7 @@
 
 ``ByteLM.hidden`` normalises, casts and lays out its weights on every call, and makes the projected inputs of a whole
 window. Here the weights are laid out once, and a step's inputs are taken out of the 256 possible ones while they are
-still in the processor's cache: on a CPU 1.3 to 1.5 times the rate (docs/results.md).
+still in the processor's cache: on a CPU 1.1 to 1.25 times the rate (docs/results.md).
 
 Shape suffixes as in ``overnight.models.byte_lm``; P = width of a projected input, G = 4H.
 """
