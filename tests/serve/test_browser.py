@@ -219,9 +219,11 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, page: str, scheme: st
 def contrast(driver: Any, selector: str) -> float:
     """The least contrast of text and its background (WCAG 2.2), drawn on a canvas to get numbers from any notation."""
     script = """
-      const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
+      const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+      const context = canvas.getContext("2d", { willReadFrequently: true });
+      const card = getComputedStyle(document.getElementById("coloured")).backgroundColor;
       const light = (colour) => {
-        context.clearRect(0, 0, 1, 1); context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
+        for (const one of [card, colour]) { context.fillStyle = one; context.fillRect(0, 0, 1, 1); }
         const part = [...context.getImageData(0, 0, 1, 1).data].slice(0, 3).map((v) => v / 255);
         const [r, g, b] = part.map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;

@@ -218,3 +218,14 @@ def test_histories_that_are_kept() -> None:
     assert kept.nearest(b"qq") is None
     kept.keep(history(b"a" * 100))
     assert kept.nearest(b"a") is None, "what is larger than all the room is not kept"
+
+
+def test_a_model_that_diverged_is_named(engines: Callable[..., Engine]) -> None:
+    torch.manual_seed(0)
+    model = ByteLM(hidden_size=8, embedding_size=4).eval().requires_grad_(False)
+    model.output.bias.fill_(torch.nan)
+    engine = Engine(Batch(model), Limits())
+    waited = Waited(Reading(b"abc"))
+    engine.submit(waited.job)
+    assert str(waited.error()).startswith("The model's output is not finite.")
+    engine.close()

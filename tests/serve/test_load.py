@@ -159,6 +159,21 @@ def test_more_requests_than_places_are_told_to_come_again(run: Path, tmp_path: P
         pass
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(run: Path, tmp_path: Path) -> None:
+    server = start_server(run, tmp_path, "--seconds", "1")
+    host, port = next(server).removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as slow:
+        head = (
+            f"POST /api/score HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+        )
+        slow.sendall(head.encode() + b'{"te')
+        answer = slow.recv(10_000).decode()
+    assert answer.startswith("HTTP/1.1 408 ")
+    assert "The request did not arrive in 1 seconds." in answer
+    for _ in server:
+        pass
+
+
 @pytest.mark.parametrize("words", [["--port", "99999"], ["--host", "no.such.host.invalid"], ["--seconds", "0"]])
 def test_settings_that_cannot_work_are_named(run: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     from overnight.cli import main

@@ -170,11 +170,8 @@ def create_app(service: Service, names: Collection[str] = ()) -> "Starlette":
             problems = {404: "There is nothing at this address.", 405: "This address does not take this method."}
             problem = problems.get(error.status_code, error.detail)
             error = RefusalError(error.status_code, "address", problem, "See /openapi.json.", error.headers)
-        elif isinstance(error, UserError):
-            error = RefusalError(422, "model", error.problem, error.remedy)
-        elif not isinstance(error, RefusalError):
-            error = RefusalError(500, "internal", "The server failed.", "Its log says more.")
-        return _json(error.body(), error.status, error.headers)
+        refusal = _refusal_of(error)
+        return _json(refusal.body(), refusal.status, refusal.headers)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: "Starlette") -> AsyncIterator[None]:
@@ -247,8 +244,8 @@ def _refusal_of(error: Any) -> RefusalError:
     if isinstance(error, RefusalError):
         return error
     if isinstance(error, UserError):
-        return RefusalError(422, "model", error.problem, error.remedy)
-    _LOG.error("a stream failed", exc_info=error)
+        return RefusalError(500, "model", error.problem, error.remedy)
+    _LOG.error("a request failed", exc_info=error)
     return RefusalError(500, "internal", "The server failed.", "Its log says more.")
 
 

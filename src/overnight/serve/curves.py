@@ -40,5 +40,5 @@ def curves_of(run: Path) -> dict[str, Any]:
     return {
         "training": training,
         "held_out": held_out,
-        "baselines": [{"name": one.name, "bits_per_byte": one.bits_per_byte} for one in baselines],
+        "baselines": [{"name": one.name, "bits_per_byte": one.score} for one in baselines],
     }

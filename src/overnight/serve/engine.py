@@ -99,8 +99,8 @@ class Engine:
             try:
                 self._turn()
             except Exception as error:  # a step that fails ends the requests in work, and not the server
-                self._end([job for job in self._jobs if job.made], error)
-        self._end(list(self._jobs), busy("The server is closing."))
+                self._end(error, waiting=False)
+        self._end(busy("The server is closing."), waiting=True)
 
     def _turn(self) -> None:
         self._drop()
@@ -169,7 +169,10 @@ class Engine:
             self._jobs.remove(job)
         job.finished(error)
 
-    def _end(self, jobs: Sequence[Job], error: Exception) -> None:
+    def _end(self, error: Exception, waiting: bool) -> None:
+        """End what is in work, and what waits too if asked."""
+        with self._changed:
+            jobs = [job for job in self._jobs if job.made or waiting]
         for job in jobs:
             self._finish(job, error)
         self._batch.change(range(len(self._batch.lanes)), ())

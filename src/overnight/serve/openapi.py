@@ -16,9 +16,10 @@ _REFUSALS = {
     "415": "The request is not of the type application/json.",
     "422": "A field is missing, unknown or out of its range; the sentence names it.",
     "429": "Too many texts are being written.",
+    "500": "The model or the server failed.",
     "503": "Too many requests are in work, or the answer took too long.",
 }
-_OF_POSTS = ("400", "408", "413", "415", "422", "503")
+_OF_POSTS = ("400", "408", "413", "415", "422", "500", "503")
 
 
 def openapi(schemas: Mapping[str, Json], limits: Limits) -> Json:
@@ -40,7 +41,8 @@ def openapi(schemas: Mapping[str, Json], limits: Limits) -> Json:
     }
     paths["/api/classify"]["post"]["responses"]["404"] = _refusal("404")
     paths["/api/trace"]["post"]["responses"]["404"] = _refusal("404")
-    stream = {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": _EVENTS}
+    event = _of({"event": {"enum": ["start", "text", "end", "error"]}, "data": {"type": "string"}})
+    stream = {"content": {"text/event-stream": {"schema": event}}, "description": _EVENTS}
     generate = _post("generate", "Text that goes on from a prompt, streamed", stream, schemas["generate"])
     generate["responses"]["429"] = _refusal("429")
     paths["/api/generate"] = {"post": generate}
@@ -79,9 +81,9 @@ _REFUSAL: Json = {
 }
 
 _EVENTS = (
-    "Server-sent events. `start`: the settings, the seed among them. `text`: `text` (what became known of it), `bytes`,"
-    " and `values` of the shown unit after each of them, null if none is shown. `end`: how many `bytes` were written."
-    " `error`: as a refusal; what came before it stands."
+    "Server-sent events, each of this shape; `data` is JSON. `start`: the settings, the seed among them. `text`: `text`"
+    " (what became known of it), `bytes`, and `values` of the shown unit after each of them, null if none is shown."
+    " `end`: how many `bytes` were written. `error`: as a refusal; what came before it stands."
 )
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from overnight.errors import UserError
 from overnight.serve.lanes import Array, LaneState
 
 
@@ -56,6 +57,7 @@ class Reading:
         if self._read == len(self.text):
             if self.feature is not None and self.pool == "mean":
                 self.feature = (self.feature / len(self.text)).astype(np.float32)
+            _check(self.bits)
             return True
         self.bits[self._read] = nats_V[self.text[self._read]] / math.log(2)
         return False
@@ -123,6 +125,7 @@ class History:
             h_TN[self._read], c_TH[self._read] = h_N, c_H
         self._read += 1
         if self._read == len(self.text):
+            _check(self.bits)
             return True
         self.bits[self._read] = nats_V[self.text[self._read]] / math.log(2)
         return False
@@ -156,6 +159,11 @@ class Kept:
             self._held[history.text] = history
             while sum(one.nbytes for one in self._held.values()) > self._room_bytes:
                 self._held.popitem(last=False)
+
+
+def _check(bits: NDArray[np.float64]) -> None:
+    if not math.isfinite(bits.sum()):
+        raise UserError("The model's output is not finite.", "Its training diverged: serve an earlier checkpoint.")
 
 
 def _alike(one: bytes, other: bytes) -> int:

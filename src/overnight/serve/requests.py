@@ -35,6 +35,7 @@ def request_schemas(limits: Limits, units: int, layers: int) -> dict[str, dict[s
         "default": None,
         "description": "The name of one of the run's classifiers.",
     }
+    length = min(400, limits.generate_bytes)
     fix = _object({"unit": unit, "value": {"type": "number", "minimum": -100, "maximum": 100}}, ["unit", "value"])
     return {
         "score": _object({"texts": texts}, ["texts"]),
@@ -67,7 +68,7 @@ def request_schemas(limits: Limits, units: int, layers: int) -> dict[str, dict[s
         "generate": _object(
             {
                 "prompt": {"type": "string", "maxLength": limits.prompt_chars, "default": ""},
-                "length": {"type": "integer", "minimum": 1, "maximum": limits.generate_bytes, "default": 400},
+                "length": {"type": "integer", "minimum": 1, "maximum": limits.generate_bytes, "default": length},
                 "temperature": {"type": "number", "minimum": 0, "maximum": 10, "default": 1.0},
                 "top_k": {"type": ["integer", "null"], "minimum": 1, "maximum": 256, "default": None},
                 "top_p": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1, "default": None},
