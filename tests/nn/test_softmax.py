@@ -16,7 +16,9 @@ from overnight.nn.softmax.base import LinearOutput
 
 V, D, N = 101, 7, 63
 DRAWING = [
-    pytest.param(cls, options, id=f"{cls.__name__}-{options}")
+    pytest.param(
+        cls, options, id="-".join((cls.__name__, *map(str, options.values() if "sampler" not in options else options)))
+    )
     for cls, options in [
         *[(SampledSoftmax, {"certain": c, "unique": u}) for c in ("batch", "target", "none") for u in (True, False)],
         (SampledSoftmax, {"sampler": Unigram(torch.arange(V, 0, -1))}),
