@@ -130,6 +130,7 @@ class NaiveLoop(nn.Module):
 
 
 def naive_cell(z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Pre-activations and the last c → (h, c), as one writes it first."""
     i, f, g, o = z.chunk(4, -1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
