@@ -141,12 +141,13 @@ BASES: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
     "adam": (torch.optim.Adam, 0.003),
 }
 """How each is built, and the middle of its grid of rates."""
-SCALE = {"autoencoder": {"sgd": 100.0, "momentum": 100.0, "nag": 100.0}}
+SCALE = {"autoencoder": {"sgd": 300.0, "momentum": 100.0, "nag": 100.0}}
 """What the grid is multiplied by: a mean over 784 pixels has small gradients."""
-ARMS: dict[str, dict[str, Any] | None] = {
-    "base": None,
+ARMS: dict[str, dict[str, Any]] = {
+    "base": {},
     "cg": {"rule": NonlinearCG()},
     "cg-50": {"rule": NonlinearCG(), "every": 50},
+    "cg-1000": {"rule": NonlinearCG(), "samples": 1000},
     "published": {"rule": NonlinearCG.published(), "every": 100, "accept": False, "momentum_column": 0.9},
     "gauss-newton": {"rule": GaussNewton(), "every": 100, "orthonormal": True},
     "lookahead": {"rule": Fixed(0.5), "every": 5, "history": 1},
@@ -158,15 +159,16 @@ def build(task: Task, base: str, arm: str, rate: float, seed: int) -> tuple[nn.M
     torch.manual_seed(seed)
     model = task.model()
     optimizer = BASES[base][0](model.parameters(), lr=rate)
-    settings = ARMS[arm]
-    if settings is None:
+    settings = dict(ARMS[arm])
+    samples = settings.pop("samples", task.batch)
+    if not settings:
         return model, optimizer
     if not settings["rule"].searches:
         return model, SEBoost(optimizer, **settings)
 
     def batches(number: int) -> Batch:
         draw = torch.Generator().manual_seed(1_000_000 * (seed + 1) + number)
-        rows = torch.randint(len(task.train[0]), (task.batch,), generator=draw)
+        rows = torch.randint(len(task.train[0]), (samples,), generator=draw)
         return task.train[0][rows], task.train[1][rows]
 
     given: dict[str, Any] = {"loss": lambda batch: task.loss(model(batch[0]), batch[1])}
@@ -219,6 +221,7 @@ def run(
         optimizer.step()
         seconds += time.process_time() - started
         cost, now = spent_by(optimizer, seen)
+        cost *= ARMS[arm].get("samples", task.batch) / task.batch
         if now != seen:
             boosts, seen = boosts + 1, now
             accepted += optimizer.last.accepted  # type: ignore[attr-defined]
