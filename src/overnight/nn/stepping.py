@@ -11,12 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from overnight.nn.gates import Folded
+from overnight.nn.fast.packed import PackedMatrix, can_pack
+from overnight.nn.gates import Folded, FoldedMultiplicative
 from overnight.nn.recurrence import Recurrent, cell, check_call
 from overnight.nn.stack import RecurrentStack, State
 
 LaneFixed = tuple[Tensor, Tensor, Tensor]
 """Lanes and units, int64, and the float32 values of these units' cell states in these lanes, all of one length."""
+
+_PACKED_ROWS = 32
+"""Lanes that packed weights are laid out for; this layout was the fastest or nearly so from 1 lane to 64."""
 
 
 class FoldedLayer:
@@ -32,8 +36,13 @@ class FoldedLayer:
 
     @torch.no_grad()
     def __init__(self, layer: Recurrent, dtype: torch.dtype, fixed: Mapping[int, float] | None = None) -> None:
-        # a weight that is neither normalised nor cast would still be the layer's own
-        self.folded: Folded = deepcopy(layer.gates.fold(dtype))
+        folded = layer.gates.fold(dtype)
+        self.folded: Folded
+        if isinstance(folded, FoldedMultiplicative) and can_pack(folded.m_to_gates_GH):
+            self.folded = _PackedMultiplicative(folded)
+        else:
+            # a weight that is neither normalised nor cast would still be the layer's own
+            self.folded = deepcopy(folded)
         self.projection_NH = None if layer.projection is None else deepcopy(layer.projection().to(dtype))
         self.dtype, self.wide = dtype, torch.promote_types(dtype, torch.float32)
         device = next(layer.parameters()).device
@@ -56,6 +65,23 @@ class FoldedLayer:
             h_BH[lanes, units] = torch.sigmoid(o_BG[lanes, units]) * torch.tanh(values)
         h_BH = h_BH.to(self.dtype)
         return (h_BH if self.projection_NH is None else F.linear(h_BH, self.projection_NH)), c_BH
+
+
+class _PackedMultiplicative:
+    """``FoldedMultiplicative`` with its recurrent weights laid out for oneDNN: the same function."""
+
+    def __init__(self, folded: FoldedMultiplicative) -> None:
+        self.input_weight_PD, self.bias_P = folded.input_weight_PD.clone(), folded.bias_P.clone()
+        self.gates = len(folded.m_to_gates_GH)
+        self.hidden_to_m = PackedMatrix(folded.hidden_to_m_HH, _PACKED_ROWS)
+        self.m_to_gates = PackedMatrix(folded.m_to_gates_GH, _PACKED_ROWS)
+
+    def project(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.input_weight_PD, self.bias_P)
+
+    def preactivation(self, p_BP: Tensor, h_BN: Tensor) -> Tensor:
+        p_BG, p_BH = p_BP[:, : self.gates], p_BP[:, self.gates :]
+        return self.m_to_gates.add(p_BG.contiguous(), p_BH * self.hidden_to_m(h_BN))
 
 
 class RecurrentStepper:
