@@ -162,6 +162,45 @@ def test_resuming_is_exact(words: Path, tmp_path: Path, preset: str) -> None:
     assert (set(one.ema) == {name for name in one.model if name.startswith("recurrent.")}) == (preset == "lm1b-small")
 
 
+def test_gradients_of_rows_train_as_dense_ones_do(words: Path, tmp_path: Path) -> None:
+    """Also where they are clipped, which in these steps they always are."""
+    ends = []
+    for sparse in (True, False):
+        run = word_lm(words, output="sampled:20", batch_size=4, length=6, steps=6, lr=0.5, max_norm=0.1)
+        run = small(run, evaluations=0, log_every=1).with_setting(f"model.sparse={sparse}")
+        train(run, tmp_path / str(sparse), QUIET)
+        ends.append(load_checkpoint(tmp_path / str(sparse) / "checkpoints" / "00000006").model)
+    assert all(line["clipped"] == 1.0 for line in lines(tmp_path / "True" / "metrics.jsonl"))
+    for name, weight in ends[0].items():
+        torch.testing.assert_close(weight, ends[1][name], msg=name)
+
+
+def test_only_the_recurrence_is_clipped_where_the_quirk_says_so(words: Path, tmp_path: Path) -> None:
+    """One step of SGD from the same weights: what is not clipped moves as far as without clipping."""
+    moved = {}
+    for name, quirks, norm in (("free", "none", 0.0), ("some", "clip-recurrent-only", 1e-3), ("all", "none", 1e-3)):
+        run = word_lm(
+            words, preset="lm1b-small", output="full", batch_size=4, length=6, steps=1, lr=100.0, optimizer="sgd",
+            quirks=quirks, max_norm=norm, ema=0, dropout=0.0,
+        )  # fmt: skip
+        run = small(run, evaluations=0).with_setting("model.projection=8")
+        start = build(run, ALONE).task.model.state_dict()
+        train(run, tmp_path / name, QUIET)
+        end = load_checkpoint(tmp_path / name / "checkpoints" / "00000001").model
+        moved[name] = {key: end[key] - start[key] for key in end}
+    inside = [key for key in moved["free"] if key.startswith("recurrent.")]
+    alone, among = (_length(moved[name], inside) for name in ("some", "all"))
+    assert alone == pytest.approx(0.1, rel=1e-2)  # rate times norm
+    assert among < alone
+    for key in moved["free"]:
+        expected = moved["all"][key] / among * alone if key in inside else moved["free"][key]
+        torch.testing.assert_close(moved["some"][key], expected, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def _length(moved: dict[str, torch.Tensor], names: list[str]) -> torch.Tensor:
+    return sum(moved[name].square().sum() for name in names) ** 0.5  # type: ignore[return-value]
+
+
 def test_tied_weights_are_saved_and_loaded(words: Path, tmp_path: Path) -> None:
     run = small(word_lm(words, tied=True, batch_size=4, length=6, steps=3), evaluations=1)
     train(run, tmp_path / "run", QUIET)

@@ -90,7 +90,7 @@ PRESETS = {
     ),
     "wsj-rnn": replace(
         _SMALL, about="a plain recurrent network, of the kind whose gradients Xiao et al. 2017 sample",
-        model="rnn", layers=1, lr=0.5, epochs=6, constant_epochs=3,
+        model="rnn", layers=1, lr=0.2, epochs=6, constant_epochs=3,
     ),
     "wsj-fnn": replace(
         _SMALL, about="a feed-forward model of four words of context (Bengio et al. 2003)",
