@@ -154,8 +154,10 @@ def quality(options: argparse.Namespace) -> list[dict[str, Any]]:
         if not (folder / "test.json").is_file():
             budget = {"minutes": options.minutes} if "-time-" in name else {"epochs": options.epochs}
             run = word_lm(Path(corpus), gates=gates, dropout=options.dropout, evaluations=1, seed=seed, **budget)
-            for setting in (f"model.hidden_size={units}", f"model.projection={WIDTH}", f"model.embedding_size={WIDTH}"):
-                run = run.with_setting(setting)
+            # every map by its own rule: one range for 800 and for 3,520 units would favour one of them
+            sizes = {"hidden_size": units, "projection": WIDTH, "embedding_size": WIDTH, "init_range": None}
+            for setting, value in sizes.items():
+                run = run.with_setting(f"model.{setting}={value}")
             run = replace(run, schedule=partial(linear), threads=options.threads)
             train(run, folder, Options(device=options.device, resume=(folder / "run.json").is_file()))
             loaded = load_word_model(folder, "last", options.device)
