@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 # (distribution, extra, what it is for): all that the package imports beyond its requirements, which a test checks.
 OPTIONAL = (
     ("jinja2", "report", "the report's page"),
+    ("scikit-learn", "eval", "overnight classify, ByteFeatures"),
     ("starlette", "serve", "overnight serve"),
     ("tensorboard", "track", "TensorBoard logs (--tensorboard)"),
     ("triton", "gpu", "fused kernels on CUDA"),
