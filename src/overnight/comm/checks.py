@@ -1,0 +1,150 @@
+"""What is found out before the first step, so that no rank waits for another in vain."""
+
+import hashlib
+import importlib
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from weakref import WeakSet
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from overnight.errors import UserError
+
+_taken: WeakSet[nn.Module] = WeakSet()
+
+
+def join_ranks(backend: str | None = None, timeout_seconds: float = 300.0) -> dist.ProcessGroup:
+    """Meet the other ranks that torchrun started, for people with their own loop.
+
+    Args:
+        backend: ``gloo``, ``nccl``; None is NCCL where there is a GPU, else gloo.
+        timeout_seconds: how long any rank waits for another, now and at any later exchange.
+
+    Raises:
+        UserError: if the backend is not part of this torch, if torchrun did not start this process, or if the ranks do
+            not meet in time; the message names the address.
+    """
+    chosen = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+    there = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available}
+    if not dist.is_available() or not there.get(chosen, lambda: False)():
+        raise UserError(f"This torch has no backend {chosen!r}.", "Choose gloo or nccl, and a torch that was built so.")
+    names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+    missing = [name for name in names if not os.environ.get(name)]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)} not set: torchrun did not start this process.", "Start it with torchrun."
+        )
+    address, port, rank, ranks = (os.environ[name] for name in names)
+    # its functions hold on to the group that is there when they are imported, and DDP imports them
+    importlib.import_module("torch.distributed.nn.functional")
+    try:
+        dist.init_process_group(chosen, timeout=timedelta(seconds=timeout_seconds))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"Rank {rank} of {ranks} did not meet the others at {address}:{port} within {timeout_seconds:g} s "
+            f"({_first_line(error)}).",
+            "Look whether rank 0 runs there, whether this host reaches it, and whether all ranks were started.",
+        ) from error
+    return ranks_group(None)
+
+
+def ranks_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """The given group, or that of all ranks.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if group is not None:
+        return group
+    if not dist.is_available() or not dist.is_initialized():
+        raise UserError(
+            "There is no process group: the ranks have not met.",
+            "Start with torchrun and call overnight.comm.join_ranks() first.",
+        )
+    world: dist.ProcessGroup = dist.distributed_c10d._get_default_group()
+    return world
+
+
+def same_everywhere(digests: Mapping[str, str], group: dist.ProcessGroup) -> None:
+    """Raise a UserError on every rank if the ranks' digests differ.
+
+    Args:
+        digests: what they are of, such as ``model`` → digest.
+        group: of the CPU.
+    """
+    words = "".join(hashlib.sha256(f"{name} {digest}".encode()).hexdigest() for name, digest in digests.items())
+    mine = torch.frombuffer(bytearray.fromhex(words), dtype=torch.uint8)
+    parts = [torch.empty_like(mine) for _ in range(group.size())]
+    dist.all_gather(parts, mine, group)
+    for place, name in enumerate(digests):
+        of_ranks = [part[32 * place : 32 * place + 32] for part in parts]
+        differing = [rank for rank, digest in enumerate(of_ranks) if not torch.equal(digest, of_ranks[0])]
+        if differing:
+            raise UserError(
+                f"The {name} of rank {', '.join(map(str, differing))} is not that of rank 0.",
+                f"Start every rank with the same {name}, from the same files and arguments.",
+            )
+
+
+def model_digest(model: nn.Module) -> str:
+    """Identity of a model's parameters: names, shapes, types, and whether they are trained. Not of their values."""
+    lines = [f"{n} {list(p.shape)} {p.dtype} {p.requires_grad}" for n, p in model.named_parameters()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def sparse_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Those whose gradients are sparse: of modules with ``sparse=True`` such as ``nn.Embedding`` and overnight's."""
+    found: dict[int, None] = {}
+    for module in model.modules():
+        if getattr(module, "sparse", False) is True:
+            found |= {id(p): None for p in module.parameters(recurse=False)}
+    return {name: p for name, p in model.named_parameters() if id(p) in found and p.requires_grad}
+
+
+def refuse_sparse(model: nn.Module) -> None:
+    """Raise a UserError for a module whose gradients are sparse: DDP has no buckets for rows."""
+    names = list(sparse_parameters(model))
+    if names:
+        raise UserError(
+            f"The gradients of {', '.join(names)} are sparse, and a hook of DDP cannot exchange them.",
+            "Use sampled_parallel(model, plan), which can, or make the module with sparse=False.",
+        )
+
+
+def take(model: nn.Module) -> None:
+    """Note that this model's gradients are exchanged.
+
+    Raises:
+        UserError: if they are already.
+    """
+    if isinstance(model, DistributedDataParallel) and model._comm_hooks:
+        raise UserError("This DDP has a communication hook already.", "Make a new DDP: a hook is registered once.")
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    if inner in _taken:
+        raise UserError(
+            "The gradients of this model are exchanged already: it was registered twice.",
+            "Call close() on the first, or register once.",
+        )
+    _taken.add(inner)
+
+
+def release(model: nn.Module) -> None:
+    """Forget ``take``."""
+    _taken.discard(model)
+
+
+def failed(error: BaseException, what: str) -> UserError:
+    """The error of a rank whose exchange with the others failed or took too long."""
+    address, port = os.environ.get("MASTER_ADDR", "?"), os.environ.get("MASTER_PORT", "?")
+    return UserError(
+        f"{what} failed ({_first_line(error)}); the ranks met at {address}:{port}.",
+        "Look for the rank that ended first; start again from the last checkpoint.",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
