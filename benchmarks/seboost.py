@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise, product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -241,28 +242,30 @@ def seconds_of(task: Task, base: str, budget: float) -> float:
     return budget * min(found["cpu_s"] / found["gradients"] for found in tries)
 
 
-def overhead(task: Task, base: str, steps: int) -> dict[str, float]:
-    """Processor time of a step with boosts at the defaults over one without, in turns; the median of five pairs."""
-    ratios = []
-    for _ in range(5):
-        times = {arm: timed(task, base, arm, steps) for arm in ("base", "cg")}
-        ratios.append(times["cg"] / times["base"] - 1)
-    return {"overhead_percent": round(100 * sorted(ratios)[2], 1), "ms_a_step": round(1000 * times["base"] / steps, 3)}
-
-
-def timed(task: Task, base: str, arm: str, steps: int) -> float:
-    """Processor seconds of so many steps, after 100 more."""
-    model, optimizer = build(task, base, arm, BASES[base][1], 0)
-    started = 0.0
-    for step in range(100 + steps):
-        if step == 100:
+def overhead(task: Task, base: str, rounds: int = 15) -> dict[str, float]:
+    """Processor time of a boost at the defaults over that of the steps before it; medians, boosts after 20 steps."""
+    model, optimizer = build(task, base, "cg", BASES[base][1], 0)
+    assert isinstance(optimizer, SEBoost)
+    assert optimizer.batches is not None
+    steps, boosts = [], []
+    for number in range(rounds + 10):  # the first ones fill the ring
+        for step in range(20):
+            first = (20 * number + step) * task.batch % (len(task.train[0]) - task.batch)
             started = time.process_time()
-        first = step * task.batch % (len(task.train[0]) - task.batch)
-        rows = slice(first, first + task.batch)
-        optimizer.zero_grad()
-        task.loss(model(task.train[0][rows]), task.train[1][rows]).backward()
-        optimizer.step()
-    return time.process_time() - started
+            optimizer.zero_grad()
+            rows = slice(first, first + task.batch)
+            task.loss(model(task.train[0][rows]), task.train[1][rows]).backward()
+            optimizer.step()
+            steps.append(time.process_time() - started)
+        pair = optimizer.batches(2 * number), optimizer.batches(2 * number + 1)
+        started = time.process_time()
+        optimizer.boost(*pair)
+        boosts.append(time.process_time() - started)
+    step_s, boost_s = median(steps), median(boosts[10:])
+    return {
+        "ms_a_step": round(1000 * step_s, 3), "ms_a_boost": round(1000 * boost_s, 2), "every": optimizer.every,
+        "overhead_percent": round(100 * boost_s / (optimizer.every * step_s), 1),
+    }  # fmt: skip
 
 
 def table(results: list[dict[str, Any]]) -> None:
@@ -327,7 +330,7 @@ def main() -> None:
         task, budget = TASKS[name](options.folder), options.budget or BUDGETS[name]
         for base in options.bases:
             if options.overhead:
-                write(options.out, {"task": name, "base": base, **overhead(task, base, min(budget, 400)), **machine})
+                write(options.out, {"task": name, "base": base, **overhead(task, base), **machine})
                 continue
             seconds = seconds_of(task, base, budget) if "seconds" in options.units else 0.0
             middle = BASES[base][1] * SCALE.get(name, {}).get(base, 1.0)

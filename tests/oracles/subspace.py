@@ -1,4 +1,4 @@
-"""Lookahead, conjugate gradients, averages and Anderson acceleration in float64 NumPy, each from its own publication."""
+"""Lookahead, conjugate gradients, averages and Anderson acceleration in float64 NumPy, from their publications."""
 
 from collections.abc import Callable, Sequence
 
