@@ -36,7 +36,7 @@ class Run:
         progress: counters to keep up to date.
         stdin: what to read for "-".
         state: of the interrupted run to go on from.
-        runner: what makes documents of a piece.
+        runner: what makes documents of a piece; None: ``run_piece``.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Run:
         progress: Progress,
         stdin: Replay | None,
         state: dict[str, Any] | None,
-        runner: Callable[..., PieceReport] = run_piece,
+        runner: Callable[..., PieceReport] | None = None,
     ) -> None:
         self.folder, self.sources, self.pieces, self.job = folder, sources, pieces, job
-        self.progress, self.stdin, self.runner = progress, stdin, runner
+        self.progress, self.stdin, self.runner = progress, stdin, runner or run_piece
         self.done: int = state["pieces_done"] if state else 0
         self.counts: dict[str, int] = dict(state["counts"]) if state else dict.fromkeys(_COUNTS, 0)
         self.errors: list[Any] = list(state["errors"]) if state else []
