@@ -29,14 +29,16 @@ def written(
         dz = dz.view(batch, groups, 4, hidden // groups).transpose(1, 2)
     c_last, dc = normal(batch, hidden, kind=torch.float32), normal(batch, hidden, kind=torch.float32)
     dy, more = normal(1, hidden).expand(batch, -1), normal(hidden, batch).t()
-    keep = (torch.rand(batch, 1, generator=draw) < 0.5).to(device, dtype) if resets else None
+    reset = (torch.rand(batch, 1, generator=draw) < 0.5).to(device) if resets else None
+    if reset is not None:
+        c_last.masked_fill_(reset, torch.nan)  # of the last document: it must not show
     c, y, gates = blank(hidden, torch.float32), blank(hidden), blank(4 * hidden)
-    cell.forward(z, c_last, c, gates, y, keep)
+    cell.forward(z, c_last, c, gates, y, reset)
     found = {"c": c, "y": y, "gates": gates.clone()}
-    cell.backward(gates, c_last, c, dy, more, dc, dz, keep)
+    cell.backward(gates, c_last, c, dy, more, dc, dz, reset)
     found |= {"dz": dz, "dc": dc.clone()}
     assert place[:, 4 * hidden :].isnan().all(), "written beside the place of dz"
-    cell.backward(gates, c_last, c, dy, None, dc, gates, keep)
+    cell.backward(gates, c_last, c, dy, None, dc, gates, reset)
     found |= {"dz in the gates' place": gates, "dc again": dc}
     p = normal(batch, 2 * hidden)[:, ::2]
     m, dq, dp = (blank(hidden) for _ in range(3))

@@ -56,8 +56,9 @@ def recurrence(
     # unbind, not p_TBP[t]: the backward of each select would allocate a zero tensor of the whole sequence.
     for t, p_BP in enumerate(p_TBP.unbind(0)):
         if reset_TB is not None:
-            keep_B1 = (~reset_TB[t]).unsqueeze(1)
-            h_BN, c_BH = h_BN * keep_B1, c_BH * keep_B1
+            # not a product with 0, which leaves a NaN of the last document a NaN
+            reset_B1 = reset_TB[t].unsqueeze(1)
+            h_BN, c_BH = h_BN.masked_fill(reset_B1, 0), c_BH.masked_fill(reset_B1, 0)
         h_BH, c_BH = cell(folded.preactivation(p_BP, h_BN), c_BH)
         h_BH = h_BH.to(p_TBP.dtype)
         h_BN = h_BH if projection_NH is None else F.linear(h_BH, projection_NH)

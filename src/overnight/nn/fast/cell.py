@@ -37,7 +37,7 @@ class EagerCell:
         c_out_BH: Tensor,
         z_out_BG: Tensor,
         y_out_BH: Tensor,
-        keep_B1: Tensor | None = None,
+        reset_B1: Tensor | None = None,
     ) -> None:
         """Write the new c, the activated gates (which the backward wants in the place of z) and y.
 
@@ -45,7 +45,7 @@ class EagerCell:
             z: pre-activations, [B, 4H] or any shape of as many elements in that order.
             c_last_BH: before the step, without the resets.
             c_out_BH, z_out_BG, y_out_BH: written to.
-            keep_B1: 0 where c is reset before the step, else 1; None where nowhere.
+            reset_B1: True where c is zeroed before the step; None where nowhere.
         """
         gates = self.gates
         gates.view(z.shape).copy_(z)
@@ -59,7 +59,7 @@ class EagerCell:
             g.tanh_()
             o.sigmoid_()
         z_out_BG.copy_(gates)
-        torch.mul(f, c_last_BH if keep_B1 is None else c_last_BH * keep_B1, out=c_out_BH)
+        torch.mul(f, c_last_BH if reset_B1 is None else c_last_BH.masked_fill(reset_B1, 0), out=c_out_BH)
         c_out_BH.add_(torch.mul(i, g, out=self.scratch))
         self._tanh(c_out_BH)
         y_out_BH.copy_(self.tanh.mul_(o))
@@ -73,7 +73,7 @@ class EagerCell:
         dy_more_BH: Tensor | None,
         dc_BH: Tensor,
         dz: Tensor,
-        keep_B1: Tensor | None = None,
+        reset_B1: Tensor | None = None,
     ) -> None:
         """Write the gradient of the pre-activations.
 
@@ -83,7 +83,7 @@ class EagerCell:
             dy_BH, dy_more_BH: whose sum is the gradient of y.
             dc_BH: gradient of the new c from the steps after; becomes that of the last c.
             dz: written to, [B, 4H] or any shape of as many elements in that order; may share z's memory.
-            keep_B1: as in the forward.
+            reset_B1: as in the forward.
         """
         gates, dgates, hidden, dy = self.gates, self.dgates, self.hidden, self.dy.copy_(dy_BH)
         if dy_more_BH is not None:
@@ -95,7 +95,7 @@ class EagerCell:
         torch.mul(dy, self.tanh, out=do)
         torch.mul(dy, o, out=self.scratch)
         dc_BH.add_(tanh_backward(self.scratch, self.tanh, grad_input=dy))
-        torch.mul(dc_BH, c_last_BH if keep_B1 is None else c_last_BH * keep_B1, out=df)
+        torch.mul(dc_BH, c_last_BH if reset_B1 is None else c_last_BH.masked_fill(reset_B1, 0), out=df)
         torch.mul(dc_BH, g, out=di)
         torch.mul(dc_BH, i, out=self.scratch)
         sigmoid_backward(do, o, grad_input=do)
@@ -103,8 +103,8 @@ class EagerCell:
         sigmoid_backward(both, gates[:, : 2 * hidden], grad_input=both)
         tanh_backward(self.scratch, g, grad_input=dg)
         dc_BH.mul_(f)
-        if keep_B1 is not None:
-            dc_BH.mul_(keep_B1)
+        if reset_B1 is not None:
+            dc_BH.masked_fill_(reset_B1, 0)
         dz.copy_(dgates.view(dz.shape))
 
     def scale(self, q_BH: Tensor, p_BH: Tensor, m_out_BH: Tensor) -> None:

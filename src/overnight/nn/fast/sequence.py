@@ -69,7 +69,7 @@ class _Sequence(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         time, hidden = p_TBP.shape[0], c0_BH.shape[1]
-        masks = _masks(reset_TB, p_TBP.dtype, time)
+        masks = _masks(reset_TB, time)
         h = p_TBP.new_empty(time + 1, *h0_BN.shape)
         c = over_time(c0_BH, time + 1, hidden, keep)
         z = over_time(h0_BN, time, 4 * hidden, keep)  # the activated gates
@@ -133,7 +133,7 @@ class _Sequence(torch.autograd.Function):
 
 
 def _masked(x: Tensor, mask_B1: Tensor | None) -> Tensor:
-    return x if mask_B1 is None else x * mask_B1
+    return x if mask_B1 is None else x.masked_fill(mask_B1, 0)
 
 
 def _inputs(h: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
@@ -144,15 +144,18 @@ def _inputs(h: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
     before = before.clone()
     for h_BN, mask in zip(before.unbind(0), masks, strict=True):
         if mask is not None:
-            h_BN.mul_(mask)
+            h_BN.masked_fill_(mask, 0)
     return before
 
 
-def _masks(reset_TB: Tensor | None, dtype: torch.dtype, time: int) -> list[Tensor | None]:
-    """Per step a [B, 1] factor, 0 where the state is reset; None for steps (known on the host) that reset nothing."""
+def _masks(reset_TB: Tensor | None, time: int) -> list[Tensor | None]:
+    """Per step a [B, 1] mask of where the state is zeroed; None for steps (known on the host) that reset nothing.
+
+    Zeros are filled in: a product with 0 would leave a NaN of the last document a NaN.
+    """
     if reset_TB is None:
         return [None] * time
-    masks: list[Tensor | None] = list((~reset_TB).to(dtype).unsqueeze(2).unbind(0))
+    masks: list[Tensor | None] = list(reset_TB.clone(memory_format=torch.contiguous_format).unsqueeze(2).unbind(0))
     if reset_TB.device.type != "cpu":
         return masks  # asking which steps reset would wait for the device
     return [mask if some else None for mask, some in zip(masks, reset_TB.any(1).tolist(), strict=True)]

@@ -53,7 +53,7 @@ class TritonCell:
         c_out_BH: Tensor,
         z_out_BG: Tensor,
         y_out_BH: Tensor,
-        keep_B1: Tensor | None = None,
+        reset_B1: Tensor | None = None,
     ) -> None:
         """Write the new c, the activated gates and y.
 
@@ -61,11 +61,11 @@ class TritonCell:
             z: pre-activations, [B, 4H] or [B, 4, K, H/K], of any strides.
             c_last_BH: before the step, without the resets.
             c_out_BH, z_out_BG, y_out_BH: written to.
-            keep_B1: 0 where c is reset before the step, else 1.
+            reset_B1: True where c is zeroed before the step.
         """
         if z.numel():
             self.kernels.forward[self._grid(z)](
-                z, c_last_BH, c_out_BH, z_out_BG, y_out_BH, keep_B1,
+                z, c_last_BH, c_out_BH, z_out_BG, y_out_BH, reset_B1,
                 *self._by_gate(z), self.hidden, GROUPED=z.dim() == 4, **self.options,
             )  # fmt: skip
 
@@ -78,7 +78,7 @@ class TritonCell:
         dy_more_BH: Tensor | None,
         dc_BH: Tensor,
         dz: Tensor,
-        keep_B1: Tensor | None = None,
+        reset_B1: Tensor | None = None,
     ) -> None:
         """Write the gradient of the pre-activations.
 
@@ -88,12 +88,12 @@ class TritonCell:
             dy_BH, dy_more_BH: whose sum is the gradient of y.
             dc_BH: gradient of the new c from the steps after; becomes that of the last c.
             dz: written to, [B, 4H] or [B, 4, K, H/K]; may share z's memory.
-            keep_B1: as in the forward.
+            reset_B1: as in the forward.
         """
         if dz.numel():
             more = (0, 0) if dy_more_BH is None else dy_more_BH.stride()
             self.kernels.backward[self._grid(dz)](
-                z_BG, c_last_BH, c_BH, dy_BH, dy_more_BH, dc_BH, dz, keep_B1,
+                z_BG, c_last_BH, c_BH, dy_BH, dy_more_BH, dc_BH, dz, reset_B1,
                 *dy_BH.stride(), *more, *self._by_gate(dz), self.hidden, GROUPED=dz.dim() == 4, **self.options,
             )  # fmt: skip
 

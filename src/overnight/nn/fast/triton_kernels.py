@@ -25,7 +25,7 @@ def kernels() -> SimpleNamespace:
 
     @triton.jit
     def forward(
-        z, c_last, c_new, gates, y, keep,
+        z, c_last, c_new, gates, y, reset,
         z_row, z_gate, z_group, z_column, units, hidden,
         GROUPED: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
@@ -43,8 +43,8 @@ def kernels() -> SimpleNamespace:
         o = tl.sigmoid(tl.load(at + 3 * z_gate, mask=there, other=0.0).to(tl.float32))
         state = row * hidden + column
         c = tl.load(c_last + state, mask=there, other=0.0)
-        if keep is not None:
-            c *= tl.load(keep + row).to(tl.float32)
+        if reset is not None:
+            c = tl.where(tl.load(reset + row) != 0, 0.0, c)
         c = f * c + i * g
         tl.store(c_new + state, c, mask=there)
         tl.store(y + state, o * (2 * tl.sigmoid(2 * c) - 1), mask=there)
@@ -56,7 +56,7 @@ def kernels() -> SimpleNamespace:
 
     @triton.jit
     def backward(
-        gates, c_last, c_new, dy, dy_more, dc, dz, keep,
+        gates, c_last, c_new, dy, dy_more, dc, dz, reset,
         dy_row, dy_column, more_row, more_column, dz_row, dz_gate, dz_group, dz_column, units, hidden,
         GROUPED: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
@@ -76,10 +76,10 @@ def kernels() -> SimpleNamespace:
         c = tl.load(c_last + state, mask=there, other=0.0)
         dc_new = tl.load(dc + state, mask=there, other=0.0) + d * o * (1 - t * t)
         dc_last = dc_new * f
-        if keep is not None:
-            kept = tl.load(keep + row).to(tl.float32)
-            c *= kept
-            dc_last *= kept
+        if reset is not None:
+            fresh = tl.load(reset + row) != 0
+            c = tl.where(fresh, 0.0, c)
+            dc_last = tl.where(fresh, 0.0, dc_last)
         tl.store(dc + state, dc_last, mask=there)
         # dz may lie where the gates are: all of them are loaded by now
         at = dz + row * dz_row
