@@ -1,5 +1,6 @@
 """`overnight bench`: real steps of the trainer, timed; what they foretell; what is left out and refused."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from oracles.corpus import write_corpus
 from overnight.cli import main
 from overnight.doctor.bench import stepping
 from overnight.doctor.bench.memory import needed_bytes, parameter_count
+from overnight.doctor.recurrence import case_of
+from overnight.doctor.recurrence.products import packing_is_faster
+from overnight.doctor.recurrence.race import race
 from overnight.errors import UserError
 from overnight.models.byte_lm import ByteLM
 from overnight.recipes.byte_lm import byte_lm
@@ -218,3 +222,22 @@ def test_the_recurrence_is_raced_against_its_rivals(capsys: pytest.CaptureFixtur
 def test_mistakes_in_a_race(argv: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--recurrence", *argv]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("slower", [True, False])
+def test_the_floor_packs_its_weights_only_where_that_is_faster(slower: bool) -> None:
+    turns = []
+
+    def work(pack: bool) -> None:
+        turns.append(pack)
+        time.sleep(0.02 if pack == slower else 0.001)
+
+    assert packing_is_faster(work, seconds=0) is not slower
+    assert turns == [True, False]
+
+
+def test_the_floor_of_a_tiny_case_is_above_every_contestant_of_its_map() -> None:
+    case = case_of("factorized-projected", "64/4/8")
+    turns = race(case, ["fast fp32", "readable fp32", "naive fp32", "products fp32"], "cpu", 0.0, 5)
+    least = {name: min(both for _, both, _ in found) for name, found in turns.items()}
+    assert least.pop("products fp32") < min(least.values())

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from overnight.doctor.recurrence.rivals import Case, NaiveLoop, ProductsOnly, TorchLSTM
+from overnight.doctor.recurrence.products import ProductsOnly
+from overnight.doctor.recurrence.rivals import Case, NaiveLoop, TorchLSTM
 from overnight.nn.fast.packed import PackedMatrix
 from overnight.nn.recurrence import Recurrent
 

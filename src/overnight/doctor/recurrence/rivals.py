@@ -1,4 +1,4 @@
-"""What the recurrence is measured against: the naive eager loop, nn.LSTM, and the matrix products alone.
+"""What the recurrence is measured against: the naive eager loop and nn.LSTM.
 
 Shape suffixes as in ``overnight.nn.gates``; U units of a group.
 """
@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overnight.nn.fast.packed import PackedMatrix, transposed_product
 from overnight.nn.gates import DenseGates, FactorizedGates, GateMap, GroupedGates, MultiplicativeGates
 
 
@@ -146,70 +145,3 @@ class TorchLSTM(nn.Module):
     def forward(self, x_TBD: Tensor) -> Tensor:
         h_TBN: Tensor = self.lstm(x_TBD)[0]
         return h_TBN
-
-
-class ProductsOnly:
-    """The same products with no cell at all: those of a step one after another, packed once a call, the weight
-    gradients and the input's products over all steps at once. Nothing that needs these products can be faster."""
-
-    def __init__(self, case: Case, dtype: torch.dtype, device: str) -> None:
-        over_input, self.time = case.products()[0], case.time
-        cut = case.groups if case.gates == "grouped" else 1
-        sizes = [(*size, cut) for size in case.products()[1]]
-        if case.projected:
-            sizes[-1] = (*sizes[-1][:2], 1)
-
-        def new(*shape: int) -> Tensor:
-            return torch.randn(shape, device=device).mul_(0.1).to(dtype)
-
-        self.weights = [new(k, out // k, into // k) for out, into, k in sizes]
-        self.inputs = [new(case.time, k, case.batch, into // k) for _, into, k in sizes]
-        self.gradients = [new(case.time, k, case.batch, out // k) for out, _, k in sizes]
-        self.input_weight = new(cut, over_input[0] // cut, over_input[1] // cut)
-        self.x, self.dp = new(cut, case.steps, case.width // cut), new(cut, case.steps, over_input[0] // cut)
-
-    def forward(self) -> None:
-        _multiply(self.x, self.input_weight)
-        _over_steps(self.weights, self.inputs, range(self.time))
-
-    def forward_backward(self) -> None:
-        self.forward()
-        back = [weight.transpose(1, 2) for weight in reversed(self.weights)]
-        _over_steps(back, self.gradients[::-1], range(self.time - 1, -1, -1))
-        for x, dy in zip(self.inputs, self.gradients, strict=True):
-            _weight_gradient(_rows(dy), _rows(x))
-        _weight_gradient(self.dp, self.x)
-        _multiply(self.dp, self.input_weight.transpose(1, 2))
-
-
-def _over_steps(weights: list[Tensor], inputs: list[Tensor], order: range) -> None:
-    batch = inputs[0].shape[2]
-    multiply = [
-        PackedMatrix(weight[0], batch) if len(weight) == 1 else weight.transpose(1, 2).contiguous()
-        for weight in weights
-    ]
-    for t in order:
-        for product, x in zip(multiply, inputs, strict=True):
-            if isinstance(product, PackedMatrix):
-                product(x[t, 0])
-            else:
-                torch.bmm(x[t], product)
-
-
-def _multiply(x_KRI: Tensor, weight_KOI: Tensor) -> None:
-    if len(weight_KOI) == 1:
-        PackedMatrix(weight_KOI[0], x_KRI.shape[1])(x_KRI[0])
-    else:
-        torch.bmm(x_KRI, weight_KOI.transpose(1, 2))
-
-
-def _weight_gradient(dy_KRO: Tensor, x_KRI: Tensor) -> None:
-    if len(x_KRI) == 1:
-        transposed_product(dy_KRO[0], x_KRI[0])
-    else:
-        torch.bmm(dy_KRO.transpose(1, 2), x_KRI)
-
-
-def _rows(x_TKBI: Tensor) -> Tensor:
-    """[K, T·B, I]; a view for one group."""
-    return x_TKBI.transpose(0, 1).flatten(1, 2)
