@@ -14,7 +14,7 @@ from overnight.doctor.bench import stepping
 from overnight.doctor.bench.memory import needed_bytes, parameter_count
 from overnight.doctor.recurrence import case_of
 from overnight.doctor.recurrence.products import packing_is_faster
-from overnight.doctor.recurrence.race import race
+from overnight.doctor.recurrence.race import CONTESTANTS, SQUARE, race
 from overnight.errors import UserError
 from overnight.models.byte_lm import ByteLM
 from overnight.recipes.byte_lm import byte_lm
@@ -30,6 +30,7 @@ SHORT = ("--device", "cpu", "--minutes", "0.003")
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, hidden, length in (("tiny", HIDDEN, LENGTH), ("twin", HIDDEN, LENGTH), ("long", HIDDEN, 512)):
         monkeypatch.setitem(PRESETS, name, Preset("a test", hidden, LANES, length, 1e-3, minutes=1.0))
+    monkeypatch.setitem(SQUARE, "cpu", 64)
 
 
 @pytest.fixture
@@ -74,6 +75,11 @@ def test_what_is_foretold_follows_from_what_was_measured(capsys: pytest.CaptureF
     assert (found["precision"]["name"], found["precision"]["reason"]) == (chosen.name, chosen.reason)
     assert found["recurrence"]["chosen"]
     assert found["recurrence"]["reason"]
+    race_rows = found["recurrence"]["race"]
+    assert {row["name"] for row in race_rows} == set(CONTESTANTS)
+    for row in race_rows:
+        assert (row["gates"], row["hidden"], row["batch"]) == ("multiplicative", HIDDEN, LANES)
+        assert row["forward_backward"]["median_s"] > 0
 
 
 def test_the_steps_are_the_trainers_and_read_the_corpus(
@@ -98,6 +104,7 @@ def test_the_batch_and_the_precision_are_those_asked_for(capsys: pytest.CaptureF
     found = measured(capsys, "--preset", "tiny", "--batch-size", "6", "--precision", "fp32")
     assert found["trained"][0]["global_batch_size"] == 6
     assert found["precision"]["name"] == "fp32"
+    assert {row["precision"] for row in found["recurrence"]["race"]} == {"fp32"}
     assert {batch.input_TB.shape[1] for batch in spied} == {6}
 
 
@@ -121,11 +128,15 @@ def test_the_extrapolation_of_a_step_that_is_a_constant_and_so_much_a_byte(
 
 def test_the_table_names_every_preset_and_the_reasons(capsys: pytest.CaptureFixture[str], corpus: Path) -> None:
     assert main(["bench", *SHORT, "--preset", "tiny", "--corpus", str(corpus)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    page, race_table = capsys.readouterr().out.split("\n\nmultiplicative: ")
+    lines = page.splitlines()
     assert "one pass of 2 kB" in lines[0]
     assert lines[1].split()[:5] == ["tiny", str(HIDDEN), str(LANES), "×", str(LENGTH)]
     assert [line.split()[0] for line in lines[3:6]] == ["device", "precision", "recurrence"]
     assert all(len(line) <= 80 for line in lines)
+    assert race_table.startswith(f"{HIDDEN} units, h {HIDDEN}, input 64, batch {LANES}, ")
+    assert all(f"\n  {name} " in race_table for name in CONTESTANTS)
+    assert race_table.endswith("overnight bench --recurrence [--preset …] [--maps …]\n")
 
 
 def test_a_preset_that_does_not_fit_is_left_out_and_the_others_are_measured(
@@ -171,7 +182,8 @@ def test_memory_grows_with_the_micro_batch_and_the_precision(corpus: Path) -> No
         (("--bytes", "0"), "--bytes 0 cannot work. Give at least 1."),
         (("--bytes", "inf"), "--bytes inf cannot work. Give at least 1."),
         (("--preset", "labtop"), "There is no preset 'labtop'. Did you mean laptop?"),
-        (("--preset", "tiny", "--batch-size", "0"), "A batch of 0 cannot work. Take at least 1."),
+        (("--preset", "tiny", "--batch-size", "0"), "--batch-size 0 cannot work. Give at least 1."),
+        (("--maps", "dense"), "--maps is a setting of --recurrence."),
         (("--corpus", "nowhere"), "nowhere is not a prepared corpus (it has no manifest.json)."),
         (("--corpus", "nowhere", "--bytes", "5"), "A corpus has a size of its own. Give --corpus or --bytes."),
     ],
@@ -217,11 +229,45 @@ def test_the_recurrence_is_raced_against_its_rivals(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     ("argv", "said"),
-    [(("--preset", "nope"), "no preset 'nope'"), (("--bytes", "1e9"), "no part in --recurrence")],
+    [
+        (("--preset", "nope"), "no preset 'nope'"),
+        (("--bytes", "1e9"), "no part in --recurrence"),
+        (("--batch-size", "0"), "--batch-size 0 cannot work. Give at least 1."),
+        (("--batch-size=-3",), "--batch-size -3 cannot work. Give at least 1."),
+        (("--precision", "fp16"), "The recurrence is not raced in fp16. Give --precision fp32, bf16 or auto."),
+        (("--maps", "desne"), "There is no gate map 'desne'. Choose from multiplicative, dense,"),
+        (("--maps", "dense", "grouped-projected", "--preset", "odd"), "24 units of grouped-projected do not make 4"),
+    ],
 )
-def test_mistakes_in_a_race(argv: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_in_a_race(
+    argv: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "odd", Preset("a test", 24, LANES, LENGTH, 1e-3, minutes=1.0))
     assert main(["bench", "--recurrence", *argv]) == 2
-    assert said in capsys.readouterr().err
+    heard = capsys.readouterr()
+    assert heard.out == ""
+    assert said in heard.err
+
+
+def test_the_maps_and_the_precision_of_a_race_are_those_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["bench", "--recurrence", "--preset", "tiny", "--minutes", "0", "--device", "cpu", "--json"]
+    assert main([*argv, "--maps", "dense", "factorized-projected", "--precision", "fp32"]) == 0
+    rows = orjson.loads(capsys.readouterr().out)["results"]
+    assert {(row["gates"], row["output"]) for row in rows} == {("dense", HIDDEN), ("factorized", HIDDEN // 4)}
+    assert {row["name"] for row in rows} == {"fast fp32", "naive fp32", "nn.LSTM fp32", "products fp32"}
+    assert main([*argv, "--precision", "bf16"]) == 0
+    names = {row["name"] for row in orjson.loads(capsys.readouterr().out)["results"]}
+    assert {name for name in names if name.endswith("fp32")} == {"naive fp32"}
+    assert "fast bf16" in names
+
+
+def test_the_short_race_is_left_out_where_it_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("overnight.doctor.bench.needed_bytes", lambda *_: (10**9, 1))
+    monkeypatch.setattr("overnight.doctor.bench.available_bytes", lambda _: 10**9)
+    assert main(["bench", *SHORT, "--preset", "tiny"]) == 0
+    assert "recurrence not raced: it needs about 72.0 GB." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("slower", [True, False])

@@ -49,7 +49,7 @@ def compare(
         contestants: from ``race.CONTESTANTS``; empty means all.
 
     Raises:
-        UserError: for a map or size that is none.
+        UserError: for a map or size that is none, before anything is raced.
     """
     from overnight.doctor.recurrence.race import CONTESTANTS, matrix_rates, race
     from overnight.doctor.recurrence.table import rows_of
@@ -61,8 +61,28 @@ def compare(
         yield rows_of(case, race(case, list(contestants or CONTESTANTS), device, seconds, rounds), peaks)
 
 
+def contestants_of(precision: str) -> list[str]:
+    """Those that compute in a precision, and the naive fp32 loop, to which all are compared; ``auto`` means all.
+
+    >>> contestants_of("bf16")
+    ['fast bf16', 'readable bf16', 'naive fp32', 'naive bf16', 'nn.LSTM bf16', 'products bf16']
+
+    Raises:
+        UserError: for a precision in which nothing is raced.
+    """
+    from overnight.doctor.recurrence.race import CONTESTANTS
+
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UserError(f"The recurrence is not raced in {precision}.", "Give --precision fp32, bf16 or auto.")
+    return [name for name in CONTESTANTS if precision in ("auto", name.split()[-1]) or name == "naive fp32"]
+
+
 def case_of(name: str, size: str) -> Any:
-    """The case of a map's name and ``units/batch/steps``."""
+    """The case of a map's name and ``units/batch/steps``.
+
+    Raises:
+        UserError: for a map that is none, or a size that is none or not one of this map.
+    """
     from overnight.doctor.recurrence.rivals import Case
 
     if name not in MAPS:
@@ -74,9 +94,14 @@ def case_of(name: str, size: str) -> Any:
     except ValueError:
         raise UserError(f"{size!r} is not a size.", "Give units/batch/steps, such as 1024/128/64.") from None
     gates, _, projected = name.partition("-")
-    if gates == "grouped" and hidden % (4 * GROUPS):
-        raise UserError(f"{hidden} units do not make {GROUPS} groups.", f"Take a multiple of {4 * GROUPS}.")
-    output = hidden // (8 if hidden >= 8192 else 4) if projected else hidden
+    share = (8 if hidden >= 8192 else 4) if projected else 1
+    if gates == "grouped" and hidden % (share * GROUPS):
+        raise UserError(
+            f"{hidden} units of {name} do not make {GROUPS} groups.", f"Take a multiple of {share * GROUPS}."
+        )
+    if hidden < share:
+        raise UserError(f"{hidden} units are too few for {name}.", f"Take at least {share}.")
+    output = hidden // share
     return Case(gates, hidden, batch, steps, output if projected else BYTE_WIDTH, output, max(1, output // 2), GROUPS)
 
 

@@ -14,6 +14,7 @@ from overnight.nn.fast.packed import PackedMatrix
 from overnight.nn.recurrence import Recurrent
 
 BYTES = 256
+SQUARE = {"cuda": 8192, "cpu": 2048}  # rows of the one large product
 BF16 = "bf16"
 CONTESTANTS = (
     "fast bf16",
@@ -140,7 +141,7 @@ def race(case: Case, names: list[str], device: str, budget: float, least: int) -
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
     """FLOP/s of one large square product, the fastest of ten."""
-    size = 8192 if device == "cuda" else 2048
+    size = SQUARE[device]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     # packed, since the plain float32 product of some CPUs is another library's
     product = PackedMatrix(b, size)

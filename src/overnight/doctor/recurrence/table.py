@@ -38,7 +38,10 @@ def rows_of(case: Case, turns: dict[str, list[tuple[float, ...]]], peaks: dict[s
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print one race."""
+    """Print one race; nothing of one that did not fit into memory."""
+    if not rows:
+        print("not raced: no contestant fits into memory")
+        return
     case = rows[0]
     projected = "-projected" if case["output"] != case["hidden"] else ""
     print(
