@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from train.on_ranks import on_ranks
 
 from overnight.errors import UserError
+from overnight.nn.fast.sequence import fast_recurrence
 from overnight.nn.gates import DenseGates, FactorizedGates, GroupedGates, MultiplicativeGates
 from overnight.nn.recurrence import Recurrent
 from overnight.nn.stack import RecurrentStack
@@ -74,6 +75,24 @@ def test_auto_takes_the_fast_path(name: str) -> None:
     x = torch.randn(5, 2, 6)
     kinds = [type(build(name, 12, path)(x)[0].grad_fn).__name__ for path in ("auto", "fast", "readable")]
     assert kinds == ["_SequenceBackward", "_SequenceBackward", "StackBackward0"]
+
+
+@every_map
+@pytest.mark.parametrize(("lanes", "path", "expected"), [(2, "auto", 0), (2, "fast", 1), (200, "auto", 1)])
+def test_auto_without_gradients_is_readable_for_few_units(
+    name: str, lanes: int, path: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(
+        "overnight.nn.recurrence.fast_recurrence", lambda *args: calls.append(args) or fast_recurrence(*args)
+    )
+    layer, x = build(name, 12, path), torch.randn(5, lanes, 6)
+    with torch.no_grad():
+        found = layer(x)[0]
+    assert len(calls) == expected
+    torch.testing.assert_close(found, build(name, 12, "readable")(x)[0], rtol=0, atol=1e-6)
+    layer(x)
+    assert len(calls) == expected + 1
 
 
 @every_map

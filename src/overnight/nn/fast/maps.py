@@ -52,8 +52,8 @@ class FastMap:
         """Pre-activations of a step, [B, 4H] or [B, 4, K, H/K]."""
         raise NotImplementedError
 
-    def begin_backward(self, h_BN: Tensor) -> None:
-        """Before the loop backward."""
+    def begin_backward(self, h_BN: Tensor, time: int) -> None:
+        """Before the loop backward of ``time`` steps."""
         raise NotImplementedError
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:
@@ -77,13 +77,13 @@ class FastDense(FastMap):
     """z = p + R h."""
 
     def begin(self, p_TBP: Tensor, h_BN: Tensor, keep: bool) -> None:
-        self.h_to_z = PackedMatrix(self.weights[0], len(h_BN))
+        self.h_to_z = PackedMatrix(self.weights[0], len(h_BN), len(p_TBP))
 
     def z(self, t: int, p_BP: Tensor, h_BN: Tensor) -> Tensor:
         return self.h_to_z.add(p_BP, h_BN)
 
-    def begin_backward(self, h_BN: Tensor) -> None:
-        self.dz_to_h = PackedMatrix(self.weights[0].t(), len(h_BN))
+    def begin_backward(self, h_BN: Tensor, time: int) -> None:
+        self.dz_to_h = PackedMatrix(self.weights[0].t(), len(h_BN), time)
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:
         return dp_BP
@@ -105,7 +105,7 @@ class FastMultiplicative(FastMap):
         # a copy of p_m, so that p, five times as wide, can go
         self.p_m = p_TBP[:, :, w_mg_GH.shape[0] :].contiguous() if keep else p_TBP[:, :, w_mg_GH.shape[0] :]
         self.saved = [self.q, self.m, self.p_m]
-        self.h_to_q, self.m_to_z = PackedMatrix(w_hm_HN, len(h_BN)), PackedMatrix(w_mg_GH, len(h_BN))
+        self.h_to_q, self.m_to_z = PackedMatrix(w_hm_HN, len(h_BN), time), PackedMatrix(w_mg_GH, len(h_BN), time)
 
     def z(self, t: int, p_BP: Tensor, h_BN: Tensor) -> Tensor:
         gates = self.weights[1].shape[0]
@@ -114,11 +114,14 @@ class FastMultiplicative(FastMap):
         self.cell.scale(q_BH, self.p_m[t], m_BH)
         return self.m_to_z.add(p_BP[:, :gates], m_BH)
 
-    def begin_backward(self, h_BN: Tensor) -> None:
+    def begin_backward(self, h_BN: Tensor, time: int) -> None:
         w_hm_HN, w_mg_GH = self.weights
         self.q, self.m, self.p_m = self.saved
         self.dq = torch.empty_like(self.q)
-        self.dz_to_m, self.dq_to_h = PackedMatrix(w_mg_GH.t(), len(h_BN)), PackedMatrix(w_hm_HN.t(), len(h_BN))
+        self.dz_to_m, self.dq_to_h = (
+            PackedMatrix(w_mg_GH.t(), len(h_BN), time),
+            PackedMatrix(w_hm_HN.t(), len(h_BN), time),
+        )
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:
         return dp_BP[:, : self.weights[1].shape[0]]
@@ -144,18 +147,24 @@ class FastFactorized(FastMap):
         w_hs_RN, w_sz_GR, self.bias_G = self.weights
         self.s = over_time(p_TBP[0], p_TBP.shape[0], w_hs_RN.shape[0], keep)
         self.saved = [self.s]
-        self.h_to_s, self.s_to_z = PackedMatrix(w_hs_RN, len(h_BN)), PackedMatrix(w_sz_GR, len(h_BN))
+        self.h_to_s, self.s_to_z = (
+            PackedMatrix(w_hs_RN, len(h_BN), len(p_TBP)),
+            PackedMatrix(w_sz_GR, len(h_BN), len(p_TBP)),
+        )
 
     def z(self, t: int, p_BP: Tensor, h_BN: Tensor) -> Tensor:
         s_BR = self.s[t].copy_(self.h_to_s.add(p_BP, h_BN))
         return self.s_to_z(s_BR).add_(self.bias_G)
 
-    def begin_backward(self, h_BN: Tensor) -> None:
+    def begin_backward(self, h_BN: Tensor, time: int) -> None:
         w_hs_RN, w_sz_GR, _ = self.weights
         # p is r wide, so dz has no place there; nor that of the gates, which a second backward would want again
         (self.s,) = self.saved
         self.dz_TBG = over_time(self.s[0], len(self.s), len(w_sz_GR), keep=True)
-        self.dz_to_s, self.ds_to_h = PackedMatrix(w_sz_GR.t(), len(h_BN)), PackedMatrix(w_hs_RN.t(), len(h_BN))
+        self.dz_to_s, self.ds_to_h = (
+            PackedMatrix(w_sz_GR.t(), len(h_BN), time),
+            PackedMatrix(w_hs_RN.t(), len(h_BN), time),
+        )
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:
         return self.dz_TBG[t]
@@ -184,7 +193,7 @@ class FastGrouped(FastMap):
         z_KBM = torch.baddbmm(self._split(p_BP, groups), self._split(h_BN, groups), self.h_to_z_KNM)
         return z_KBM.view(groups, len(p_BP), 4, gates // 4).permute(1, 2, 0, 3)
 
-    def begin_backward(self, h_BN: Tensor) -> None:
+    def begin_backward(self, h_BN: Tensor, time: int) -> None:
         self.dz_to_h_KMN = self.weights[0].contiguous()
 
     def dz(self, t: int, dp_BP: Tensor) -> Tensor:

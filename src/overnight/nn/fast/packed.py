@@ -2,8 +2,8 @@
 
 On CPUs, oneDNN copies a plain weight into its own block layout on every product; over the steps of a recurrence that is
 the same copy again and again, and in float32 the plain product may take another library's slower kernel. Packing once
-a call gave 1.4 to 2 times the rate in bf16 and 3.5 times in float32 (docs/results.md). Elsewhere, and for other dtypes,
-this is a plain product.
+a call gave 1.4 to 2 times the rate in bf16 and 3.5 times in float32 (docs/results.md). Elsewhere, for other dtypes, and
+where the products to come are too few or too small to be worth it, this is a plain product.
 
 Shape suffixes: B rows, I and O the weight's input and output width.
 """
@@ -20,16 +20,17 @@ class PackedMatrix:
     Args:
         weight_OI: W.
         rows: B of the products to come; the layout may depend on it.
+        steps: how many products are to come; None for so many that the packing does not count.
 
     >>> weight = torch.tensor([[1.0, 2.0]])
     >>> PackedMatrix(weight, rows=1)(torch.tensor([[3.0, 4.0]]))
     tensor([[11.]])
     """
 
-    def __init__(self, weight_OI: Tensor, rows: int) -> None:
+    def __init__(self, weight_OI: Tensor, rows: int, steps: int | None = None) -> None:
         self._weight_IO = weight_OI.t()
         self._packed: Tensor | None = None
-        if rows and can_pack(weight_OI):
+        if rows and (steps is None or _pays(weight_OI, rows, steps)) and can_pack(weight_OI):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), rows)
 
     def __call__(self, x_BI: Tensor) -> Tensor:
@@ -60,6 +61,30 @@ def transposed_product(a_BO: Tensor, b_BI: Tensor) -> Tensor:
         return a_BO.t() @ b_BI
     product: Tensor = torch.ops.mkldnn._linear_pointwise(a_BO.t(), b_BI.t(), None, "none", [], "")
     return product
+
+
+def _pays(weight_OI: Tensor, rows: int, steps: int) -> bool:
+    """Whether packing takes less time than ``steps`` products with packed weights save.
+
+    Of one thread of an AMD CPU with AVX512-BF16, fastest of 12 or 40 in turn, in microseconds:
+
+        dtype    rows     O     I    packing  packed product  plain
+        float32     8   128   128         83              14      6
+        float32    32   512   128         97              30     43
+        float32     1   512   512        123              25     15
+        float32     8   512   512        149              34     57
+        float32   128  1024  1024        833            1260   2661
+        bf16        1   128   128         73              13     14
+        bf16       32   512   512        133              47     57
+        bf16       32  1024  1024        559             163    189
+
+    A packed product costs 10 more than a plain one of nothing, and packing costs 60 to 100 and then by the size of the
+    weight, up to three times as much for a transposed one. In float32 the gain is another kernel's, by the work of a
+    product, and hardly any for 4 rows; in bf16 it is the copy saved, by the size of the weight.
+    """
+    if weight_OI.dtype == torch.bfloat16:
+        return steps >= 16 and steps * weight_OI.numel() >= 2**22
+    return rows >= 8 and steps >= 8 and steps * rows >= 128 and rows * weight_OI.numel() >= 2**21
 
 
 def can_pack(weight: Tensor) -> bool:

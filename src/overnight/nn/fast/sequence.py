@@ -78,7 +78,7 @@ class _Sequence(torch.autograd.Function):
         cell = cell_for(p_TBP, c0_BH)
         map_ = kind(weights, cell)
         map_.begin(p_TBP, h0_BN, keep)
-        project = PackedMatrix(projection_NH, len(h0_BN)) if projection_NH is not None else None
+        project = PackedMatrix(projection_NH, len(h0_BN), time) if projection_NH is not None else None
         ps, hs, cs, zs, ys = p_TBP.unbind(0), h.unbind(0), c.unbind(0), z.unbind(0), y.unbind(0)
 
         def loop() -> None:
@@ -107,8 +107,8 @@ class _Sequence(torch.autograd.Function):
         cell = cell_for(z, c[0])
         map_: FastMap = ctx.kind(weights, cell)
         map_.saved = rest[ctx.weights :]
-        map_.begin_backward(h[0])
-        dh_to_y = PackedMatrix(projection_NH.t(), batch) if projection_NH is not None else None
+        map_.begin_backward(h[0], time)
+        dh_to_y = PackedMatrix(projection_NH.t(), batch, time) if projection_NH is not None else None
         dp = z.new_empty(time, batch, ctx.width)
         dhs = torch.empty_like(h[1:]) if projection_NH is not None else None
         dh0, dc = (last.clone(memory_format=torch.contiguous_format) for last in (dh_BN, dc_BH))
