@@ -146,5 +146,10 @@ def failed(error: BaseException, what: str) -> UserError:
     )
 
 
+def lost(error: BaseException) -> bool:
+    """Whether an error is of the ranks' connection; gloo's are RuntimeErrors that name its source files."""
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0].rstrip(".")

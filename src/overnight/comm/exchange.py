@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from overnight.comm.checks import model_digest, ranks_group, refuse_sparse, release, same_everywhere, take
 from overnight.comm.plan import HiddenRows, Plan, Rows, Rule, Whole, rule_blocks, units
 from overnight.comm.residual import Residual, ResidualMode
-from overnight.comm.row_sets import RowSet, SampledRows, draw, join
+from overnight.comm.row_sets import RowSet, SampledRows, draw, join, touched_rows
 from overnight.errors import UserError
 
 
@@ -202,7 +202,7 @@ class SampledState:
     def _of_batch(self, name: str, gradient: Tensor) -> Tensor:
         if name in self._announced:
             return join(torch.cat(self._announced[name]).unique().cpu(), self.cpu_group)
-        mine = (gradient != 0).flatten(1).any(1).nonzero()[:, 0].cpu()
+        mine = touched_rows(gradient).cpu()
         # those that are drawn are exchanged anyhow
         return join(mine[~torch.isin(mine, self._set_of(name).ids_R)], self.cpu_group)
 

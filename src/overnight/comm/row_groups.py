@@ -14,7 +14,7 @@ from overnight.comm.checks import failed
 from overnight.comm.exchange import SampledState
 from overnight.comm.meter import Meter
 from overnight.comm.plan import HiddenRows, Whole
-from overnight.comm.row_sets import join
+from overnight.comm.row_sets import join, touched_rows
 from overnight.errors import UserError
 
 
@@ -169,7 +169,7 @@ def _rows(parameter: Tensor) -> tuple[Tensor, Tensor]:
         none = torch.empty(0, dtype=torch.int64, device=parameter.device)
         return none, parameter.detach()[:0]
     if not gradient.is_sparse:  # of a loss over all words
-        ids_L = (gradient != 0).flatten(1).any(1).nonzero()[:, 0]
+        ids_L = touched_rows(gradient)
         return ids_L, gradient.index_select(0, ids_L)
     gradient = gradient.coalesce()
     return gradient.indices()[0], gradient.values()

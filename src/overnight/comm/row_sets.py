@@ -108,6 +108,11 @@ class Drawn(NamedTuple):
     tries: float
 
 
+def touched_rows(gradient: Tensor) -> Tensor:
+    """Rows of a dense gradient that are not all zero, rising."""
+    return (gradient.reshape(len(gradient), -1) != 0).any(1).nonzero()[:, 0]
+
+
 def join(ids_R: Tensor, group: dist.ProcessGroup) -> Tensor:
     """All ranks' ids, rising, without repetition: an all-gather of their numbers, and one of ids as int32.
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from overnight.comm.checks import sparse_parameters
+from overnight.comm.checks import failed, lost, sparse_parameters
 from overnight.comm.exchange import SampledState
 from overnight.comm.meter import Meter
 from overnight.comm.plan import Plan
@@ -29,7 +29,8 @@ def sampled_hook(state: SampledState, bucket: dist.GradBucket) -> torch.futures.
         state: made with the same DDP.
         bucket: of dense gradients.
     """
-    buffer, gradients = bucket.buffer(), bucket.gradients()
+    buffer: torch.Tensor = bucket.buffer()
+    gradients = bucket.gradients()
     state.begin(again=bucket.index() == 0)
     pieces = [state.pack(p, g) for p, g in zip(bucket.parameters(), gradients, strict=True)]
     if state.plan.dtype is None and all(piece.ids_R is None and piece.settle is None for piece in pieces):
@@ -59,8 +60,8 @@ def sampled_hook(state: SampledState, bucket: dist.GradBucket) -> torch.futures.
         return buffer
 
     under_way: torch.futures.Future[Any] = dist.all_reduce(packed, group=state.group, async_op=True).get_future()
-    unpacked: torch.futures.Future[torch.Tensor] = under_way.then(unpack)
-    return unpacked
+    exchanged: torch.futures.Future[torch.Tensor] = under_way.then(unpack)
+    return exchanged
 
 
 def _only(future: torch.futures.Future[Any]) -> torch.Tensor:
@@ -104,9 +105,14 @@ class SampledParallel(nn.Module):
             # DDP too decides here whether the backward exchanges
             self._rows.syncing = self._syncs
         self.exchange.forget_failed()
-        for ddp in self._ddp:
-            return ddp(*args, **kwargs)
-        return self.module(*args, **kwargs)
+        if not self._ddp:
+            return self.module(*args, **kwargs)
+        try:
+            return self._ddp[0](*args, **kwargs)
+        except RuntimeError as error:
+            if lost(error):
+                raise failed(error, "DDP's exchange before the forward") from error
+            raise
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

@@ -1,0 +1,170 @@
+"""What ranks are given to do by test_checks and test_meter: mistakes, and exchanges that are counted."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from comm.work import HIDDEN, WORDS, Words, batch, ranks
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from overnight.comm import HiddenRows, Meter, Plan, SampledState, join_ranks, sampled_hook, sampled_parallel
+from overnight.errors import UserError
+
+
+def _models(rank: int) -> None:
+    sampled_parallel(nn.Linear(4, 3 + rank), Plan())
+
+
+def _names(rank: int) -> None:
+    sampled_parallel(nn.ModuleDict({"ab"[rank]: nn.Linear(4, 3)}), Plan())
+
+
+def _plans(rank: int) -> None:
+    sampled_parallel(nn.Linear(4, 3), Plan(seed=rank))
+
+
+def _data(rank: int) -> None:
+    sampled_parallel(nn.Linear(4, 3), data=f"corpus {rank}")
+
+
+def _sparse(rank: int) -> None:
+    SampledState(nn.Sequential(nn.Embedding(9, 4, sparse=True)), Plan())
+
+
+def _hidden_sparse(rank: int) -> None:
+    sampled_parallel(Words(), Plan({"embedding.*": HiddenRows(0.5)}))
+
+
+def _twice(rank: int) -> None:
+    model = nn.Linear(4, 3)
+    sampled_parallel(model)
+    sampled_parallel(model)
+
+
+def _second_state(rank: int) -> None:
+    ddp = DistributedDataParallel(nn.Linear(4, 3))
+    SampledState(ddp, Plan())
+    SampledState(ddp, Plan())
+
+
+def _second_hook(rank: int) -> None:
+    ddp = DistributedDataParallel(nn.Linear(4, 3))
+    ddp.register_comm_hook(None, allreduce_hook)
+    SampledState(ddp, Plan())
+
+
+def _wrapped(rank: int) -> None:
+    sampled_parallel(DistributedDataParallel(nn.Linear(4, 3)))
+
+
+def _replaced(rank: int) -> None:
+    model = Words()
+    model.output.unique = False
+    sampled_parallel(model, WORDS)
+
+
+def _announced(rank: int) -> None:
+    sampled_parallel(Words(sparse=False), WORDS).exchange.announce("rnn.bias_hh_l0", torch.zeros(1))
+
+
+def _other_plan(rank: int) -> None:
+    first = sampled_parallel(nn.Linear(4, 3), Plan())
+    saved = first.exchange.state_dict()
+    first.close()
+    sampled_parallel(first.module, Plan(seed=1)).exchange.load_state_dict(saved)
+
+
+MISTAKES: dict[str, tuple[Callable[[int], None], str]] = {
+    "models": (_models, "The model of rank 1 is not that of rank 0."),
+    "names": (_names, "The model of rank 1 is not that of rank 0."),
+    "plans": (_plans, "The plan of rank 1 is not that of rank 0."),
+    "data": (_data, "The data of rank 1 is not that of rank 0."),
+    "sparse": (_sparse, "The gradients of 0.weight are sparse"),
+    "hidden sparse": (_hidden_sparse, "The gradient of embedding.weight is sparse"),
+    "twice": (_twice, "registered twice"),
+    "second state": (_second_state, "registered twice"),
+    "second hook": (_second_hook, "has a communication hook already"),
+    "wrapped": (_wrapped, "wrapped in DistributedDataParallel already"),
+    "with replacement": (_replaced, "The output layer output draws with replacement"),
+    "announced": (_announced, "'rnn.bias_hh_l0' is no parameter"),
+    "other plan": (_other_plan, "The saved state is of another plan."),
+}
+
+
+def mistakes() -> dict[str, BaseException | None]:
+    """What each mistake raises."""
+    with ranks() as group:
+        found: dict[str, BaseException | None] = {}
+        for name, (work, _) in MISTAKES.items():
+            try:
+                work(group.rank())
+                found[name] = None
+            except Exception as error:  # what it is, is the test
+                found[name] = UserError(str(error)) if isinstance(error, UserError) else RuntimeError(repr(error))
+        return found
+
+
+def meet(environment: dict[str, str], backend: str, seconds: float) -> None:
+    """Join, in another environment."""
+    for name, value in environment.items():
+        os.environ[name] = value
+        if not value:
+            del os.environ[name]
+    join_ranks(backend, seconds)
+
+
+def a_rank_that_stalls() -> float:
+    """Rank 1 does not come to the second step; the seconds until rank 0 gives up, which raises there."""
+    join_ranks("gloo", 60)
+    parallel = sampled_parallel(Words(seed=3), WORDS, timeout_seconds=2.0)
+    rank = dist.get_rank()
+    parallel(*batch(0, rank)).backward()
+    if rank == 1:
+        time.sleep(5)
+        return 0.0
+    begun = time.monotonic()
+    try:
+        parallel(*batch(1, rank)).backward()
+    except UserError as error:
+        raise UserError(f"{time.monotonic() - begun:.0f} {error.problem}", error.remedy) from None
+    return -1.0
+
+
+def counted(dtype: Any) -> dict[str, Any]:
+    """Bytes of steps by the meter, and by the formula."""
+    with ranks() as group:
+        meter = Meter()
+        plan = Plan({**WORDS.rules, **HIDDEN}, dtype=dtype)
+        # as many numbers in a row as to make the ids few beside them
+        model = Words(seed=3, width=64)
+        parallel = sampled_parallel(model, plan, meter=meter)
+        start = meter.read()
+        found = []
+        for step in range(3):
+            parallel(*batch(step, group.rank())).backward()
+            elements = plan.elements(parallel.exchange.named.items(), parallel.exchange.touched)
+            found.append((meter.read(), elements))
+            parallel.zero_grad()
+        parallel.close()
+        return {"start": start, "steps": found}
+
+
+def hooks() -> dict[str, Any]:
+    """Traffic of two steps with torch's own hook, and with ours, of the same model."""
+    with ranks() as group:
+        found = {}
+        for name in ("torch", "ours"):
+            ddp, meter = DistributedDataParallel(Words(seed=3, sparse=False)), Meter()
+            state: Any = None if name == "torch" else SampledState(ddp, Plan(HIDDEN))
+            ddp.register_comm_hook(state, meter.wrap(allreduce_hook if name == "torch" else sampled_hook))
+            for step in range(2):
+                ddp(*batch(step, group.rank())).backward()
+            found[name] = meter.read()
+        found["elements"] = sum(p.numel() for p in ddp.parameters())
+        found["less"] = sum(p.numel() - p.numel() // 2 for n, p in ddp.module.named_parameters() if "rnn" in n)
+        return found
