@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from overnight.models.byte_lm import ByteLM
 from overnight.nn.fast.table import look_up
@@ -67,6 +68,33 @@ def test_gradient_of_a_frequent_value_is_added_up_in_float32() -> None:
     assert table.grad is not None
     nearest = torch.tensor(6000.0).bfloat16().item()
     assert table.grad.tolist() == [[nearest] * 2, [0.0] * 2, [0.0] * 2]
+
+
+class Additions(TorchDispatchMode):
+    """Counts the additions of rows."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket.__name__ == "index_add_"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("time", "batch", "additions"), [(2000, 1, 8), (700, 3, 9), (2, 600, 6), (0, 3, 1), (3, 0, 1)])
+def test_gradient_is_added_up_in_blocks_of_rows(dtype: torch.dtype, time: int, batch: int, additions: int) -> None:
+    """As many additions as blocks, however long or wide the window; the sum is that of step after step."""
+    torch.manual_seed(0)
+    ids, dp = torch.randint(5, (time, batch)), torch.randn(time, batch, 3).to(dtype)
+    table = torch.zeros(5, 3, dtype=dtype, requires_grad=True)
+    out = look_up(table, ids)
+    with Additions() as mode:
+        (found,) = torch.autograd.grad(out, table, dp)
+    assert mode.count == additions
+    expected = torch.zeros(5, 3)
+    for ids_B, dp_BP in zip(ids, dp, strict=True):
+        expected.index_add_(0, ids_B, dp_BP.float())
+    assert torch.equal(found, expected.to(dtype))
 
 
 def test_few_steps_are_embedded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BLOCK = 256
+"""Rows of the gradient that are added at once. One thread of an AMD CPU, bf16, ms: of 20,000 steps of 1 lane and 320
+columns 155 step by step, 2.6 in such blocks, 4.1 at once; of 128 steps of 64 lanes and 5,120 columns 11, 10 and 99."""
+
 
 def look_up(table_VP: Tensor, ids_TB: Tensor) -> Tensor:
     """table[ids], [T, B, P]; its gradient is added up in float32 or wider, whatever the table's dtype.
@@ -35,7 +39,7 @@ class _LookUp(torch.autograd.Function):
     def forward(ctx: Any, table_VP: Tensor, ids_TB: Tensor) -> Tensor:
         ctx.save_for_backward(ids_TB)
         ctx.values = len(table_VP)
-        return table_VP.index_select(0, ids_TB.reshape(-1)).view(*ids_TB.shape, -1)
+        return table_VP.index_select(0, ids_TB.reshape(-1)).view(*ids_TB.shape, table_VP.shape[1])
 
     @staticmethod
     def backward(ctx: Any, dp_TBP: Tensor) -> tuple[Tensor, None]:
@@ -46,7 +50,11 @@ class _LookUp(torch.autograd.Function):
             return found, None
         wide = torch.promote_types(dp_TBP.dtype, torch.float32)
         dtable_VP = dp_TBP.new_zeros(ctx.values, dp_TBP.shape[2], dtype=wide)
-        # a step at a time: its rows, converted, stay in the cache
-        for ids_B, dp_BP in zip(ids_TB.unbind(0), dp_TBP.unbind(0), strict=True):
-            dtable_VP.index_add_(0, ids_B, dp_BP.to(wide))
+        # the rows of a block, converted, stay in the cache; whole steps first, so that an expanded gradient is
+        # not copied as a whole
+        steps = max(1, BLOCK // max(1, ids_TB.shape[1]))
+        for ids_CB, dp_CBP in zip(ids_TB.split(steps), dp_TBP.split(steps), strict=True):
+            ids_R, dp_RP = ids_CB.reshape(-1), dp_CBP.reshape(-1, dp_CBP.shape[2])
+            for ids, dp in zip(ids_R.split(BLOCK), dp_RP.split(BLOCK), strict=True):
+                dtable_VP.index_add_(0, ids, dp.to(wide))
         return dtable_VP.to(dp_TBP.dtype), None
