@@ -133,6 +133,10 @@ def test_typed_text_is_coloured_byte_by_byte(browser: Any, model: ByteModel) -> 
     assert len(found) == 26
     assert len(set(found)) > 5, "bytes of other values have other colours"
     assert browser.find_element(By.ID, "unit").get_property("value") == "3", "the classifier's best unit"
+    webdriver.ActionChains(browser).move_to_element(browser.find_element(By.ID, "name")).perform()
+    for index, span in enumerate(browser.find_elements(By.CSS_SELECTOR, "#coloured span")[2:6], start=2):
+        webdriver.ActionChains(browser).move_to_element(span).perform()
+        until(browser, lambda index=index: text_of(browser, "readout").startswith(f"Byte {index} of 25: "))
     chips = browser.find_elements(By.CSS_SELECTOR, "#top button")
     other = next(one for one in chips if one.get_attribute("aria-pressed") == "false")
     unit = other.get_attribute("data-unit")
@@ -182,14 +186,14 @@ def test_text_is_streamed_steered_and_stopped(browser: Any) -> None:
 
 
 def test_everything_is_reached_by_keyboard(browser: Any) -> None:
-    browser.find_element(By.TAG_NAME, "body").click()
+    browser.find_element(By.ID, "name").click()
     reached, names = set(), {"text", "by-unit", "unit", "coloured", "prompt", "temperature", "length", "seed", "go"}
     for _ in range(60):
         browser.switch_to.active_element.send_keys(Keys.TAB)
         reached.add(browser.switch_to.active_element.get_attribute("id"))
     assert names <= reached
     coloured = browser.find_element(By.ID, "coloured")
-    coloured.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    coloured.send_keys(Keys.HOME, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     assert text_of(browser, "readout").startswith("Byte 2 of ")
     assert "\u201cI\u201d 0x49" in text_of(browser, "readout")
     coloured.send_keys(Keys.END)

@@ -174,9 +174,17 @@ byId("coloured").addEventListener("keydown", (event) => {
   event.preventDefault();
   point(Math.max(0, Math.min(last, to)));
 });
-byId("coloured").addEventListener("pointermove", (event) => {
+const follow = (event) => {
   const index = spans.indexOf(event.target);
   if (index >= 0 && index !== cursor) point(index);
+};
+byId("coloured").addEventListener("click", follow);
+let pointer = null;
+document.addEventListener("pointermove", (event) => {
+  // Browsers report a move when the page moves under a resting pointer; that must not take over from the arrow keys.
+  const here = `${event.screenX} ${event.screenY}`, moved = pointer !== null && here !== pointer;
+  pointer = here;
+  if (moved) follow(event);
 });
 
 const count = (value) => (value >= 1e6 ? `${(value / 1e6).toFixed(1)} million` : value.toLocaleString("en"));
