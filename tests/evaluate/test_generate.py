@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from overnight.errors import UserError
-from overnight.evaluate.generate import _Sampler, generate, text
+from overnight.evaluate.generate import Sampler, generate, text
 from overnight.models.byte_lm import ByteLM
 from overnight.models.byte_stepper import ByteStepper
 
@@ -142,7 +142,7 @@ def expected_shares(logits: Tensor, temperature: float, top_k: int | None, top_p
 def test_draws_follow_the_distribution(temperature: float, top_k: int | None, top_p: float | None) -> None:
     torch.manual_seed(0)
     logits, draws = 2 * torch.randn(256), 50_000
-    sampler = _Sampler(torch.device("cpu"), temperature, top_k, top_p, seed=0)
+    sampler = Sampler(torch.device("cpu"), temperature, top_k, top_p, seed=0)
     counts = torch.bincount(sampler(logits.expand(draws, 256)), minlength=256).double()
     share = expected_shares(logits, temperature, top_k, top_p)
     assert counts[share == 0].sum() == 0

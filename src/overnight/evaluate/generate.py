@@ -82,7 +82,7 @@ def generate(
         raise UserError("There is no prompt to continue.", "Give at least one; it may be empty.")
     fixed = _fixed(model, fix_units or {}, layer)
     filled = [prompt or START for prompt in prompts]
-    sampler = _Sampler(model.output.weight.device, temperature, top_k, top_p, seed)
+    sampler = Sampler(model.output.weight.device, temperature, top_k, top_p, seed)
     return _stream(model, filled, length, sampler, dtype, fixed)
 
 
@@ -100,7 +100,17 @@ def text(chunks: Iterable[bytes]) -> Iterator[str]:
     yield decoder.decode(b"", final=True)
 
 
-class _Sampler:
+class Sampler:
+    """Draws the next byte of every stream from softmax(logits / temperature), as ``generate`` describes.
+
+    Args:
+        device: of the logits.
+        temperature: 0 always takes the most likely byte.
+        top_k: how many bytes to keep; None keeps all.
+        top_p: probability to keep, in (0, 1]; None keeps all.
+        seed: of the draws.
+    """
+
     def __init__(
         self, device: torch.device, temperature: float, top_k: int | None, top_p: float | None, seed: int
     ) -> None:
@@ -108,7 +118,11 @@ class _Sampler:
         self.generator = torch.Generator(device=device).manual_seed(seed)
 
     def __call__(self, logits_BV: Tensor) -> Tensor:
-        """Logits [B, V] → one byte for each stream, int64 [B]."""
+        """Logits [B, V] → one byte for each stream, int64 [B].
+
+        Raises:
+            UserError: a logit is not finite.
+        """
         best_B1, best_ids_B1 = logits_BV.max(dim=1, keepdim=True)
         if not math.isfinite(best_B1.sum().item()):
             raise UserError("The model's output is not finite.", "Its training diverged: take an earlier checkpoint.")
@@ -140,7 +154,7 @@ def _fixed(model: ByteLM, fix_units: Mapping[int, float], layer: int) -> Fixed:
 
 @torch.no_grad()  # torch leaves the mode at every yield, so it does not reach the caller's code
 def _stream(
-    model: ByteLM, prompts: list[bytes], length: int, sampler: _Sampler, dtype: torch.dtype | None, fixed: Fixed
+    model: ByteLM, prompts: list[bytes], length: int, sampler: Sampler, dtype: torch.dtype | None, fixed: Fixed
 ) -> Iterator[list[bytes]]:
     stepper = ByteStepper(model, dtype, fixed)
     if fixed:

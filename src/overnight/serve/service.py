@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import overnight
 from overnight.errors import UserError
 from overnight.evaluate.framing import frame
-from overnight.evaluate.generate import _Sampler
+from overnight.evaluate.generate import Sampler
 from overnight.evaluate.load import ByteModel
 from overnight.serve.classifiers import Reader, find_classifiers
 from overnight.serve.curves import curves_of
@@ -120,7 +120,7 @@ class Service:
         layer = request["layer"] % self.layers
         fixed = {entry["unit"]: entry["value"] for entry in request["fix_units"]}
         try:
-            draw = _Sampler(self.model.device, request["temperature"], request["top_k"], request["top_p"], seed)
+            draw = Sampler(self.model.device, request["temperature"], request["top_k"], request["top_p"], seed)
         except UserError as error:
             raise RefusalError(422, "field", error.problem, error.remedy) from error
         prompt = request["prompt"].encode("utf-8")
