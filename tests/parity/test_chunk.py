@@ -72,6 +72,30 @@ def test_without_gradients_and_under_autocast(name: str) -> None:
         assert (ours - theirs).norm() <= 2**-6 * theirs.norm()
 
 
+def weight_gradients(name: str, path: Any, chunk: int | None, dtype: torch.dtype, table: bool) -> dict[str, Tensor]:
+    """Of float32 weights under autocast, by parameter; those of float64 without."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    layer = layer_of(name, 6, path, chunk, wide)
+    torch.manual_seed(1)
+    ids, embedding = torch.randint(7, (256, 2)), torch.randn(7, D).to(wide).requires_grad_()
+    factor = 1 + torch.randn(256, 2, 6)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        out, _ = layer.look_up(ids, embedding) if table else layer(embedding[ids])
+    (out * factor).sum().backward()
+    return {"table": embedding.grad, **{key: p.grad for key, p in layer.named_parameters()}}
+
+
+@every_map
+@pytest.mark.parametrize(("path", "table"), [("readable", False), ("fast", False), ("fast", True)])
+def test_gradients_of_chunks_are_added_in_float32(name: str, path: Any, table: bool) -> None:
+    """256 chunks of one step: what bf16 products leave of float64, and not what 256 sums in bf16 would."""
+    exact = weight_gradients(name, path, None, torch.float64, table)
+    found = weight_gradients(name, path, 1, torch.bfloat16, table)
+    for key, true in exact.items():
+        off = (found[key].double() - true).norm() / true.norm()
+        assert off <= 2**-6, (key, off)
+
+
 @pytest.mark.parametrize("time", [0, 1, 3])
 def test_short_sequences(time: int) -> None:
     out, (h, c) = layer_of("dense", H, "auto", 3)(torch.randn(time, 2, D))

@@ -7,6 +7,7 @@ Shape suffixes as in ``overnight.nn.gates``.
 """
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from typing import Literal
 
 import torch
@@ -91,7 +92,7 @@ class Recurrent(nn.Module):
     Memory: of a step and lane, the fast path keeps the four gates and h in the dtype of the products and c in float32
     (and what a projection or the map adds). With the multiplicative map in bf16 these are 20 H bytes: 10.8 GB of 256
     steps, 512 lanes and 4096 units, 2.7 GB of a chunk of 64 of these steps. Each chunk adds its share to the
-    weights' gradients in the dtype of the products.
+    weights' gradients in float32 or wider.
 
     Raises:
         UserError: for an unknown path or a chunk of no steps, and in a call where ``fast`` is asked for and there is
@@ -190,24 +191,36 @@ class Recurrent(nn.Module):
         else:
             h_BN, c_BH = state[0], state[1].to(wide)
         with torch.autocast(x.device.type, enabled=False):
-            folded = self.gates.fold(dtype)
-            projection_NH = None if self.projection is None else self.projection().to(dtype)
+            inputs = x if ids_TB is None else ids_TB
+            chunk = self.chunk or max(1, len(inputs))
+            # the casts are each chunk's own, so that autograd adds up the gradients of all chunks in float32
+            folded_dtype = torch.promote_types(dtype, torch.float32) if len(inputs) > chunk else dtype
+            folded = self.gates.fold(folded_dtype)
+            if folded_dtype != dtype and not is_dataclass(folded):
+                folded_dtype, folded = dtype, self.gates.fold(dtype)
+            projection_NH = None if self.projection is None else self.projection().to(folded_dtype)
             unserved = _unserved_transform() or ("" if serves(folded) else type(self.gates).__name__)
             if self.path == "fast" and unserved:
                 raise UserError(f"No fast path serves {unserved}.", "Set path='auto'.")
             few = x.device.type == "cpu" and not torch.is_grad_enabled() and c_BH.numel() <= FEW_UNITS
             fast = not unserved and (self.path == "fast" or (self.path == "auto" and not few))
             run = fast_recurrence if fast else recurrence
-            table_VP = None if ids_TB is None else folded.project(x.to(dtype))
+            table_VP = None if ids_TB is None else _cast(folded, dtype).project(x.to(dtype)).to(folded_dtype)
 
             def steps(x: Tensor, h: Tensor, c: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-                p_TBP = folded.project(x.to(dtype)) if table_VP is None else look_up(table_VP, x)
-                return run(folded, p_TBP, h, c, reset, projection_NH)
+                now = _cast(folded, dtype) if folded_dtype != dtype else folded
+                p_TBP = now.project(x.to(dtype)) if table_VP is None else look_up(table_VP.to(dtype), x)
+                return run(now, p_TBP, h, c, reset, None if projection_NH is None else projection_NH.to(dtype))
 
-            inputs = x if ids_TB is None else ids_TB
-            chunk = self.chunk or max(1, len(inputs))
             h_TBN, h_BN, c_BH = _in_chunks(steps, chunk, inputs, h_BN, c_BH, reset_TB)
         return h_TBN, (h_BN, c_BH)
+
+
+def _cast(folded: Folded, dtype: torch.dtype) -> Folded:
+    """A gate map's weights in another dtype."""
+    if not is_dataclass(folded):
+        return folded
+    return replace(folded, **{part.name: getattr(folded, part.name).to(dtype) for part in fields(folded)})
 
 
 def _in_chunks(
