@@ -7,6 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 # (distribution, extra, what it is for): all that the package imports beyond its requirements, which a test checks.
 OPTIONAL = (
     ("jinja2", "report", "the report's page"),
+    ("matplotlib", "report", "heat maps as PNG (overnight trace --png)"),
+    ("onnx", "export", "overnight export --to onnx"),
+    ("onnxruntime", "export", "overnight export --to onnx"),
+    ("onnxscript", "export", "overnight export --to onnx"),
     ("scikit-learn", "eval", "overnight classify, ByteFeatures"),
     ("starlette", "serve", "overnight serve"),
     ("tensorboard", "track", "TensorBoard logs (--tensorboard)"),
