@@ -218,6 +218,17 @@ def test_histories_that_are_kept() -> None:
     assert kept.nearest(b"qq") is None
     kept.keep(history(b"a" * 100))
     assert kept.nearest(b"a") is None, "what is larger than all the room is not kept"
+    for _ in range(3):
+        kept.keep(history(b"abcd"))
+    kept.keep(history(b"zzzz"))
+    assert kept.nearest(b"abcd") is not None, "one that comes again takes room once"
+
+
+def test_histories_are_few_however_small() -> None:
+    kept = Kept(1 << 20, most=3)
+    for text in (b"ab", b"cd", b"ef", b"ab", b"gh"):
+        kept.keep(History(text, [(5, 5)], torch.device("cpu")))
+    assert [kept.nearest(text) is not None for text in (b"ab", b"cd", b"ef", b"gh")] == [True, False, True, True]
 
 
 def test_a_model_that_diverged_is_named(engines: Callable[..., Engine]) -> None:

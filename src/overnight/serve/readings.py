@@ -138,10 +138,12 @@ class Kept:
 
     Args:
         room_bytes: of memory for all of them.
+        most: of them; each trace is compared with every one.
     """
 
-    def __init__(self, room_bytes: int) -> None:
-        self._room_bytes = room_bytes
+    def __init__(self, room_bytes: int, most: int = 64) -> None:
+        self._room_bytes, self._most = room_bytes, most
+        self._held_bytes = 0
         self._lock = threading.Lock()
         self._held: OrderedDict[bytes, History] = OrderedDict()
 
@@ -155,10 +157,11 @@ class Kept:
     def keep(self, history: History) -> None:
         """Hold it as the latest, and let the oldest go where there is no room."""
         with self._lock:
-            self._held.pop(history.text, None)
+            before = self._held.pop(history.text, None)
             self._held[history.text] = history
-            while sum(one.nbytes for one in self._held.values()) > self._room_bytes:
-                self._held.popitem(last=False)
+            self._held_bytes += history.nbytes - (0 if before is None else before.nbytes)
+            while self._held_bytes > self._room_bytes or len(self._held) > self._most:
+                self._held_bytes -= self._held.popitem(last=False)[1].nbytes
 
 
 def _check(bits: NDArray[np.float64]) -> None:
