@@ -151,7 +151,7 @@ MALFORMED: list[tuple[str, Any, int, str]] = [
     ("score", [], 422, "The body must be an object."),
     ("score", {}, 422, "texts is missing."),
     ("score", {"texts": "a"}, 422, "texts must be a list."),
-    ("score", {"texts": []}, 422, "texts must have at least 1 items."),
+    ("score", {"texts": []}, 422, "texts must have at least 1 item."),
     ("score", {"texts": ["a"] * 257}, 422, "texts must have at most 256 items."),
     ("score", {"texts": ["a", 1]}, 422, "texts[1] must be a string."),
     ("score", {"texts": [LONG]}, 422, "texts[0] must have at most 20000 characters."),
@@ -174,6 +174,12 @@ MALFORMED: list[tuple[str, Any, int, str]] = [
     ("generate", {"top_p": 0}, 422, "top_p must be above 0."),
     ("generate", {"fix_units": [{"unit": 1}]}, 422, "fix_units[0].value is missing."),
     ("generate", {"fix_units": [{"unit": 16, "value": 1}]}, 422, "fix_units[0].unit must be at most 15."),
+    (
+        "generate",
+        {"fix_units": [{"unit": 1, "value": 1}, {"unit": 1, "value": 1}]},
+        422,
+        "fix_units[1] names unit 1 twice.",
+    ),
     ("generate", {"seed": "x"}, 422, "seed must be a whole number or null."),
 ]
 
@@ -274,6 +280,7 @@ def test_classifiers_that_cannot_be_used_are_named(serving: Callable[..., TestCl
     about = client.get("/api/model").json()
     assert [one["name"] for one in about["classifiers"]] == ["means", "two"]
     assert about["classifiers"][1]["best_unit"] == 3
+    assert [one["layer"] for one in about["classifiers"]] == [0, -1]
     other, torn = about["problems"]
     assert "other weights" in other
     assert "damaged" in torn

@@ -44,11 +44,12 @@ class Reader:
         ]
 
     def about(self) -> dict[str, Any]:
-        """Its name, classes, best unit and what it scored."""
+        """Its name, classes, best unit, the layer of that unit, and what it scored."""
         found = self.classifier
         return {
             "name": self.name,
             "classes": list(found.classes),
+            "layer": self.layer,
             "best_unit": found.best_unit,
             "sign": found.sign,
             "scores": found.scores,

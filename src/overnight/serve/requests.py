@@ -78,7 +78,9 @@ def request_schemas(limits: Limits, units: int, layers: int) -> dict[str, dict[s
                     "items": fix,
                     "maxItems": 16,
                     "default": [],
-                    "description": "Cell units that are set to a value at every step, from the prompt's first byte on.",
+                    "description": (
+                        "Cell units that are set to a value at every step, from the prompt's first byte on; each one once."
+                    ),
                 },
                 "unit": {
                     **unit,

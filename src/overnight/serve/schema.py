@@ -35,7 +35,7 @@ def checked(value: Any, schema: Schema, name: str = "") -> Any:
         raise _wrong(name, "must be one of " + ", ".join(map(str, schema["enum"])))
     for rule, kinds, fails, words in _RULES:
         if rule in schema and kind in kinds and fails(value, schema[rule]):
-            raise _wrong(name, words.format(schema[rule]))
+            raise _wrong(name, words.format(schema[rule], "" if schema[rule] == 1 else "s"))
     if kind == "array":
         return [checked(item, schema["items"], f"{name}[{index}]") for index, item in enumerate(value)]
     return _object(value, schema, name) if kind == "object" else value
@@ -81,9 +81,9 @@ _RULES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Any], bool], str], ...]
     ("minimum", _NUMBERS, lambda value, bound: value < bound, "must be at least {}"),
     ("exclusiveMinimum", _NUMBERS, lambda value, bound: value <= bound, "must be above {}"),
     ("maximum", _NUMBERS, lambda value, bound: value > bound, "must be at most {}"),
-    ("maxLength", ("string",), lambda value, bound: len(value) > bound, "must have at most {} characters"),
-    ("minItems", ("array",), lambda value, bound: len(value) < bound, "must have at least {} items"),
-    ("maxItems", ("array",), lambda value, bound: len(value) > bound, "must have at most {} items"),
+    ("maxLength", ("string",), lambda value, bound: len(value) > bound, "must have at most {} character{}"),
+    ("minItems", ("array",), lambda value, bound: len(value) < bound, "must have at least {} item{}"),
+    ("maxItems", ("array",), lambda value, bound: len(value) > bound, "must have at most {} item{}"),
 )
 
 

@@ -114,11 +114,16 @@ class Service:
         """The lane that writes a text, and the settings that it is written with.
 
         Raises:
-            RefusalError: 422 for a setting that generation does not take.
+            RefusalError: 422 for a setting that generation does not take, or a unit held at two values.
         """
         seed = secrets.randbelow(1 << 31) if request["seed"] is None else request["seed"]
         layer = request["layer"] % self.layers
-        fixed = {entry["unit"]: entry["value"] for entry in request["fix_units"]}
+        fixed: dict[int, float] = {}
+        for index, entry in enumerate(request["fix_units"]):
+            if entry["unit"] in fixed:
+                problem = f"fix_units[{index}] names unit {entry['unit']} twice."
+                raise RefusalError(422, "field", problem, "Give it one value.")
+            fixed[entry["unit"]] = entry["value"]
         try:
             draw = Sampler(self.model.device, request["temperature"], request["top_k"], request["top_p"], seed)
         except UserError as error:
