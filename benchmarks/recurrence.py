@@ -7,15 +7,17 @@ What is compared, and how, is overnight.doctor.recurrence, which `overnight benc
 
 import argparse
 import json
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from overnight.doctor.recurrence import MAPS, compare, where
+from overnight.doctor.recurrence import MAPS, case_of, compare, where
 from overnight.doctor.recurrence.race import CONTESTANTS, matrix_rates
 from overnight.doctor.recurrence.table import show
+from overnight.errors import UserError
 from overnight.train.host import keep_freed_memory
 
 SIZES = {
@@ -27,7 +29,16 @@ SIZES = {
 }
 
 
-def main() -> None:
+def main() -> int:
+    try:
+        race_all(options_given())
+    except UserError as error:
+        print(f"recurrence: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def options_given() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--maps", nargs="+", choices=MAPS, default=MAPS)
@@ -37,7 +48,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="at least so many")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/out/recurrence.json"), metavar="FILE")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def sizes_of(options: argparse.Namespace, name: str) -> list[str]:
+    preset = SIZES[options.device]
+    return list(options.sizes or preset.get(name, preset["others"]))
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything is measured."""
+    for name, least in (("seconds", 0), ("rounds", 1), ("threads", 1)):
+        value = getattr(options, name)
+        if value is not None and not least <= value < float("inf"):
+            raise UserError(f"--{name} {value} cannot work.", f"Give at least {least}.")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda was asked for, but torch sees no CUDA device.", "Use --device cpu.")
+    for name in options.maps:
+        for size in sizes_of(options, name):
+            case_of(name, size)
+    try:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.open("a").close()
+    except OSError as error:
+        raise UserError(f"{options.json} cannot be written ({error.strerror}).", "Give another --json.") from None
+
+
+def race_all(options: argparse.Namespace) -> None:
+    check(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     keep_freed_memory()
@@ -48,12 +86,16 @@ def main() -> None:
         "date": date.today().isoformat(), "torch": torch.__version__, "device": where(options.device),
         "peak_flops": peaks, "results": [],
     }  # fmt: skip
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    preset = SIZES[options.device]
     for name in options.maps:
-        sizes = options.sizes or preset.get(name, preset["others"])
-        for rows in compare([name], sizes, options.device, seconds=options.seconds, rounds=options.rounds,
-                            contestants=options.contestants):  # fmt: skip
+        races = compare(
+            [name],
+            sizes_of(options, name),
+            options.device,
+            seconds=options.seconds,
+            rounds=options.rounds,
+            contestants=options.contestants,
+        )
+        for rows in races:
             print()
             show(rows)
             record["results"] += rows
@@ -62,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """`overnight bench`: real steps of the trainer, timed; what they foretell; what is left out and refused."""
 
+import runpy
 import time
 from pathlib import Path
 from typing import Any
@@ -271,19 +272,56 @@ def test_the_short_race_is_left_out_where_it_does_not_fit(
 
 
 @pytest.mark.parametrize("slower", [True, False])
-def test_the_floor_packs_its_weights_only_where_that_is_faster(slower: bool) -> None:
+def test_the_floor_packs_its_weights_only_where_that_is_faster(slower: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     turns = []
 
     def work(pack: bool) -> None:
         turns.append(pack)
-        time.sleep(0.02 if pack == slower else 0.001)
+        # the first turn of each is slow, as a warm-up is
+        clock[0] += (0.02 if pack == slower else 0.01) + (0.5 if len(turns) <= 2 else 0.0)
 
+    assert packing_is_faster(work, seconds=1.2) is not slower
+    assert turns[:4] == [True, False, True, False]
     assert packing_is_faster(work, seconds=0) is not slower
-    assert turns == [True, False]
 
 
 def test_the_floor_of_a_tiny_case_is_above_every_contestant_of_its_map() -> None:
     case = case_of("factorized-projected", "64/4/8")
-    turns = race(case, ["fast fp32", "readable fp32", "naive fp32", "products fp32"], "cpu", 0.0, 5)
+    turns = race(case, ["fast fp32", "readable fp32", "naive fp32", "products fp32"], "cpu", 0.0, 20)
     least = {name: min(both for _, both, _ in found) for name, found in turns.items()}
     assert least.pop("products fp32") < min(least.values())
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("--sizes", "0/1/1"), "'0/1/1' is not a size. Give units/batch/steps, such as 1024/128/64."),
+        (("--maps", "dense", "grouped", "--sizes", "63/4/8"), "63 units of grouped do not make 4 groups."),
+        (("--maps", "dense-projected", "--sizes", "3/4/8"), "3 units are too few for dense-projected."),
+        (("--rounds", "0"), "--rounds 0 cannot work. Give at least 1."),
+        (("--threads=-2",), "--threads -2 cannot work. Give at least 1."),
+        (("--seconds", "nan"), "--seconds nan cannot work. Give at least 0."),
+        (("--device", "cuda"), "--device cuda was asked for, but torch sees no CUDA device. Use --device cpu."),
+    ],
+)
+def test_mistakes_of_the_benchmark_are_one_line_before_anything_is_measured(
+    argv: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = Path(__file__).parents[2] / "benchmarks" / "recurrence.py"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    written = tmp_path / "race.json"
+    monkeypatch.setattr("sys.argv", [str(path), "--json", str(written), *argv])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(path), run_name="__main__")
+    heard = capsys.readouterr()
+    assert left.value.code == 2
+    assert heard.out == ""
+    assert heard.err.startswith(f"recurrence: {said}")
+    assert heard.err.count("\n") == 1
+    assert not written.exists()
