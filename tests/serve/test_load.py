@@ -1,5 +1,6 @@
 """A server under load and with rude clients: nothing is lost, every answer is right, and it stays up."""
 
+import asyncio
 import http.client
 import json
 import random
@@ -17,6 +18,7 @@ from serve.conftest import start_server
 from train.launching import WORDS
 
 from overnight.evaluate.load import ByteModel
+from overnight.serve.connections import Failures
 
 CLIENTS, REQUESTS = 32, 6
 
@@ -136,6 +138,93 @@ def test_garbage_and_silence_on_the_socket_hurt_nobody(address: str) -> None:
     assert httpx2.post(f"{address}/api/score", json={"texts": ["night"]}).status_code == 200
     for one in silent:
         one.close()
+
+
+def closed(one: socket.socket, seconds: float) -> bool:
+    one.settimeout(seconds)
+    try:
+        return one.recv(1) == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_headers_that_do_not_end_are_not_waited_for(run: Path, tmp_path: Path) -> None:
+    server = start_server(run, tmp_path, "--seconds", "2")
+    address = next(server)
+    host, port = address.removeprefix("http://").split(":")
+    begun = time.monotonic()
+    halves = [socket.create_connection((host, int(port))) for _ in range(60)]
+    for one in halves:
+        one.sendall(b"GET /healthz HTTP/1.1\r\nHo")
+    assert httpx2.get(f"{address}/healthz", timeout=30).status_code == 200
+    assert not closed(halves[0], 0.1)
+    assert all(closed(one, 15) for one in halves)
+    assert 1.5 < time.monotonic() - begun < 20
+    with socket.create_connection((host, int(port))) as again:
+        again.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += again.recv(10_000)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        again.sendall(b"GET ")
+        assert not closed(again, 0.5)
+        assert closed(again, 15), "nor for that of a second request"
+    for _ in server:
+        pass
+
+
+def test_silent_connections_keep_nobody_out(run: Path, tmp_path: Path) -> None:
+    server = start_server(run, tmp_path, "--connections", "20")
+    address = next(server)
+    host, port = address.removeprefix("http://").split(":")
+    connection, _ = post(address, "generate", {"length": 4000})
+    stream = connection.getresponse()
+    assert stream.read1(10)
+    silent = []
+    for _ in range(3):
+        silent += [socket.create_connection((host, int(port))) for _ in range(20)]
+        assert httpx2.get(f"{address}/healthz", timeout=30).status_code == 200
+    assert sum(closed(one, 0.02) for one in silent) >= 40
+    stream.close()
+    connection.close()
+    for one in silent:
+        one.close()
+    for _ in server:
+        pass
+    assert "Traceback" not in "".join(log.read_text() for log in tmp_path.rglob("*") if log.is_file())
+
+
+def test_nobody_let_in_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    failures, loop = Failures(), asyncio.new_event_loop()
+    for _ in range(100):
+        failures(loop, {"message": "socket.accept() out of system resource", "exception": OSError(24, "Too many")})
+    failures(loop, {"message": "something else"})
+    loop.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "no connection can be taken: [Errno 24] Too many",
+        "something else",
+    ]
+
+
+@pytest.mark.parametrize("words", [["--host", "0.0.0.0"], ["--host", "127.0.0.1"], ["--host", "localhost"]])
+def test_the_address_that_is_told_is_answered(run: Path, tmp_path: Path, words: list[str]) -> None:
+    server = start_server(run, tmp_path, *words)
+    address = next(server)
+    assert httpx2.get(f"{address}/", timeout=30).status_code == 200
+    for _ in server:
+        pass
+
+
+def test_a_name_that_is_given_is_told(run: Path, tmp_path: Path) -> None:
+    server = start_server(run, tmp_path, "--host", "0.0.0.0", "--name", "playground.example")
+    address = next(server)
+    assert address.startswith("http://playground.example:")
+    at = address.replace("playground.example", "127.0.0.1")
+    assert httpx2.get(f"{at}/", headers={"Host": "playground.example"}, timeout=30).status_code == 200
+    for _ in server:
+        pass
 
 
 def test_more_requests_than_places_are_told_to_come_again(run: Path, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ class Serve:
     """Until an answer has to be complete."""
     requests: int = 64
     """Requests in work or waiting at once; those beyond are told to come again."""
+    connections: int = 256
+    """Connections open at once; beyond that, those that say nothing are closed."""
 
 
 def main(argv: list[str]) -> int:
@@ -52,7 +54,12 @@ def main(argv: list[str]) -> int:
 
     if options.threads is not None and options.threads < 1:
         raise UserError(f"--threads {options.threads} cannot work.", "Give at least 1.")
-    limits = Limits(seconds=options.seconds, requests=options.requests, streams=min(32, options.requests))
+    limits = Limits(
+        seconds=options.seconds,
+        requests=options.requests,
+        streams=min(32, options.requests),
+        connections=options.connections,
+    )
     model = load_byte_model(options.run, options.checkpoint, options.device)
     size_bytes = sum(parameter.nbytes for parameter in model.model.parameters())
     torch.set_num_threads(options.threads or (1 if size_bytes < _SMALL_BYTES else torch.get_num_threads()))

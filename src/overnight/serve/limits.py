@@ -17,6 +17,7 @@ class Limits:
         trace_chars: of a text to trace; what the model knew after each of its bytes is held.
         prompt_chars: of a text to continue.
         generate_bytes: to generate in one request.
+        connections: open at once; those that say nothing go first.
         requests: in work or waiting; those beyond are refused.
         streams: of generated text at once; those beyond are refused.
         lanes: texts read or written at once, one byte of each a step.
@@ -34,6 +35,7 @@ class Limits:
     trace_chars: int = 4000
     prompt_chars: int = 4000
     generate_bytes: int = 4000
+    connections: int = 256
     requests: int = 64
     streams: int = 32
     lanes: int = 64

@@ -79,7 +79,8 @@ def request_schemas(limits: Limits, units: int, layers: int) -> dict[str, dict[s
                     "maxItems": 16,
                     "default": [],
                     "description": (
-                        "Cell units that are set to a value at every step, from the prompt's first byte on; each one once."
+                        "Cell units that are set to a value at every step, from the prompt's first byte on; each one"
+                        " may be named once."
                     ),
                 },
                 "unit": {

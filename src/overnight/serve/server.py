@@ -1,5 +1,6 @@
 """Running the server: the socket, the threads, the end."""
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Collection
@@ -45,18 +46,32 @@ def serve(
     except ImportError as error:
         raise UserError("The server needs uvicorn.", "Install it with: pip install 'overnight[serve]'") from error
     from overnight.serve.app import create_app
+    from overnight.serve.connections import Connection, Failures
     from overnight.serve.service import Service
+
+    class Server(uvicorn.Server):
+        async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+            asyncio.get_running_loop().set_exception_handler(Failures())
+            await super().serve(sockets)
 
     listening = _listen(host, port)
     with listening:
         app = create_app(Service(model, run, limits), names)
-        address = f"http://{_shown(host)}:{listening.getsockname()[1]}/"
+        address = f"http://{_shown(host, listening, names)}:{listening.getsockname()[1]}/"
+        most = min(limits.connections, _descriptors() // 2)
         config = uvicorn.Config(
-            app, log_level="warning", timeout_graceful_shutdown=CLOSING_SECONDS, server_header=False, lifespan="on"
+            app,
+            http=type("_Connection", (Connection,), {"most": most, "head_seconds": min(10.0, limits.seconds)}),
+            ws="none",
+            backlog=max(1, min(128, _descriptors() // 16)),  # asyncio takes that many at once before it closes any
+            log_level="warning",
+            timeout_graceful_shutdown=CLOSING_SECONDS,
+            server_header=False,
+            lifespan="on",
         )
         if on_ready is not None:
             on_ready(address)
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])
 
 
 def loopback(host: str) -> bool:
@@ -91,7 +106,34 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _shown(host: str) -> str:
-    if host in ("0.0.0.0", "::"):
-        return socket.gethostname() if not loopback(socket.gethostname()) else "localhost"
-    return f"[{host}]" if ":" in host else host
+def _shown(host: str, listening: socket.socket, names: Collection[str]) -> str:
+    """A host that the server answers to: one of its names, or the address in numbers."""
+    if host == "localhost" or host in names:
+        return host
+    numeric: str = listening.getsockname()[0]
+    if ipaddress.ip_address(numeric.partition("%")[0]).is_unspecified:
+        if names:
+            return next(iter(names))
+        numeric = _outward(listening.family)
+    return f"[{numeric}]" if ":" in numeric else numeric
+
+
+def _outward(family: socket.AddressFamily) -> str:
+    """The address by which others reach this machine; loopback where there is none."""
+    beyond, loopback = ("2001:db8::1", "::1") if family == socket.AF_INET6 else ("192.0.2.1", "127.0.0.1")
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect((beyond, 9))  # sends nothing: a datagram socket only chooses its way
+            return str(asking.getsockname()[0])
+    except OSError:
+        return loopback
+
+
+def _descriptors() -> int:
+    """How many files and sockets this process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 512
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 16 if soft == resource.RLIM_INFINITY else soft
