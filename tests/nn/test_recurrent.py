@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from overnight.errors import UserError
-from overnight.nn.gates import DenseGates, FactorizedGates, GroupedGates, MultiplicativeGates
+from overnight.nn.gates import DenseGates, FactorizedGates, GroupedGates, Matrix, MultiplicativeGates
 from overnight.nn.recurrence import Recurrent
 
 D, H = 4, 6
@@ -208,6 +208,9 @@ def test_a_state_of_another_floating_dtype_is_converted(name: str, output: int) 
     [
         ({"x": torch.zeros(5, D)}, r"shape \(5, 4\); expected floating point \[T, B, 4\]"),
         ({"x": torch.zeros(5, 3, D, dtype=torch.long)}, "input is torch.int64"),
+        ({"x": torch.zeros(5, 3, D).numpy()}, "input is of the type ndarray"),
+        ({"c": None}, "State c is of the type NoneType"),
+        ({"h": torch.zeros(3, 2).numpy()}, "State h is of the type ndarray"),
         ({"x": torch.zeros(5, 3, D + 1)}, "5 wide; the gate map takes 4"),
         ({"h": torch.zeros(2, 2)}, r"State h has shape \(2, 2\); expected \(3, 2\)"),
         ({"h": torch.zeros(3, H)}, r"State h has shape \(3, 6\); expected \(3, 2\)"),
@@ -253,6 +256,47 @@ def test_a_fast_path_that_is_not_there_is_refused() -> None:
 def test_a_state_of_another_number_of_parts_is_named(parts: int) -> None:
     with pytest.raises(ValueError, match=rf"state has {parts} parts; expected the two tensors \(h, c\)"):
         Recurrent(DenseGates(D, H))(torch.zeros(5, 3, D), (torch.zeros(3, H),) * parts)
+
+
+@pytest.mark.parametrize("state", [torch.zeros(2, 3, H), {"h": 0, "c": 0}], ids=["tensor", "dict"])
+def test_a_state_that_is_no_pair_is_named(state: Any) -> None:
+    with pytest.raises(ValueError, match=rf"state is of the type {type(state).__name__}; expected the two tensors"):
+        Recurrent(DenseGates(D, H))(torch.zeros(5, 2, D), state)
+
+
+@every_map
+@with_and_without_projection
+@pytest.mark.parametrize("path", ["readable", "fast"])
+@pytest.mark.parametrize("weight_norm", [True, False], ids=["weight norm", "plain"])
+@pytest.mark.parametrize("carried", [True, False])
+def test_no_step_gives_gradients_of_zeros(name: str, output: int, path: Any, weight_norm: bool, carried: bool) -> None:
+    layer = build(name, output, weight_norm=weight_norm)
+    layer.path = path
+    x, h, c = inputs(5, 3, output)
+    x.requires_grad_()
+    for used in range(3):
+        layer.zero_grad()
+        x.grad = None
+        flat(layer(x[:0], (h, c) if carried else None))[used].sum().backward()
+        for part in (x, *layer.parameters()):
+            assert part.grad is not None
+            assert not part.grad.any()
+
+
+@every_map
+def test_a_row_of_zeros_under_weight_normalisation(name: str) -> None:
+    layer = build(name, H, weight_norm=True)
+    x, h, c = inputs(5, 3, H)
+    matrices = [module for module in layer.modules() if isinstance(module, Matrix)]
+    with torch.no_grad():
+        for matrix in matrices:
+            matrix.weight_v[..., 1, :] = 0
+            matrix.weight_g[..., 1] = 1e3
+    out = flat(layer(x, (h, c)))
+    sum(part.square().sum() for part in out).backward()
+    assert all(part.isfinite().all() for part in (*out, *(parameter.grad for parameter in layer.parameters())))
+    for matrix in matrices:
+        assert not matrix()[..., 1, :].any()
 
 
 @every_map

@@ -96,6 +96,21 @@ def test_gradients_of_chunks_are_added_in_float32(name: str, path: Any, table: b
         assert off <= 2**-6, (key, off)
 
 
+@every_map
+def test_torch_func_ignores_chunks(name: str) -> None:
+    whole, parts = (layer_of(name, H, "auto", chunk) for chunk in (None, 2))
+    x = torch.randn(7, 2, D)
+
+    def gradients(layer: Recurrent) -> dict[str, Tensor]:
+        def loss(parameters: dict[str, Tensor]) -> Tensor:
+            return torch.func.functional_call(layer, parameters, (x,))[0].square().sum()
+
+        found: dict[str, Tensor] = torch.func.grad(loss)(dict(layer.named_parameters()))
+        return found
+
+    torch.testing.assert_close(gradients(parts), gradients(whole), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("time", [0, 1, 3])
 def test_short_sequences(time: int) -> None:
     out, (h, c) = layer_of("dense", H, "auto", 3)(torch.randn(time, 2, D))

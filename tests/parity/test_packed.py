@@ -1,11 +1,13 @@
 """When a weight is laid out for oneDNN, counted by the calls that do it, and that it changes no product."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from overnight.nn.fast import packed
 from overnight.nn.fast.packed import PackedMatrix, can_pack
 from overnight.nn.gates import DenseGates, MultiplicativeGates
 from overnight.nn.recurrence import Recurrent
@@ -73,3 +75,39 @@ def test_packed_or_not_it_is_the_same_product(dtype: torch.dtype, rows: int) -> 
         tolerance = 1e-5 if dtype == torch.float32 else 0.1
         torch.testing.assert_close(forms[0](x), forms[1](x), rtol=0, atol=tolerance)
         torch.testing.assert_close(forms[0].add(p, x), forms[1].add(p, x), rtol=0, atol=tolerance)
+
+
+def test_onednn_switched_off_is_not_used() -> None:
+    weight = torch.randn(4, 3)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not can_pack(weight)
+        assert reorders(lambda: PackedMatrix(weight, 1)) == 0
+    assert can_pack(weight) == HAVE[torch.float32]
+
+
+@pytest.fixture
+def untried() -> Iterator[None]:
+    packed._tried.cache_clear()
+    yield
+    packed._tried.cache_clear()
+
+
+def raises(*args: Any) -> Any:
+    raise RuntimeError("expected at most 5 arguments\nof a schema")
+
+
+@pytest.mark.skipif(not HAVE[torch.float32], reason="this torch was built without oneDNN, or it is switched off")
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [(raises, "expected at most 5 arguments"), (lambda weight, rows: 2 * weight, "a trial gave")],
+    ids=["raises", "is wrong"],
+)
+def test_changed_operations_are_said_once_and_not_used(
+    untried: None, changed: Any, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", changed)
+    weight, x = torch.randn(4, 3), torch.randn(2, 3)
+    for _ in range(3):
+        torch.testing.assert_close(PackedMatrix(weight, 2)(x), x @ weight.t())
+    assert len(caplog.records) == 1
+    assert f"oneDNN's own products are not used in torch.float32: {reason}" in caplog.text

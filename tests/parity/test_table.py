@@ -113,9 +113,12 @@ def test_few_steps_are_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
     ("ids", "table", "message"),
     [
         (torch.zeros(9, 5), torch.zeros(V, D), "ids are torch.float32"),
-        (torch.zeros(9, dtype=torch.long), torch.zeros(V, D), "expected int64"),
+        (torch.zeros(9, dtype=torch.long), torch.zeros(V, D), "expected int32 or int64"),
         (torch.zeros(9, 5, dtype=torch.long), torch.zeros(V), "table has shape"),
         (torch.zeros(9, 5, dtype=torch.long), torch.zeros(V, D + 1), "7 wide"),
+        (torch.zeros(9, 5, dtype=torch.long), torch.zeros(0, D), "table has no rows"),
+        (torch.zeros(9, 5, dtype=torch.long).numpy(), torch.zeros(V, D), "ids are of the type ndarray"),
+        (torch.zeros(9, 5, dtype=torch.long), None, "table is of the type NoneType"),
     ],
 )
 def test_wrong_calls_are_said(ids: Tensor, table: Tensor, message: str) -> None:

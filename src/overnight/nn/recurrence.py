@@ -152,7 +152,7 @@ class Recurrent(nn.Module):
         have 256 for 32,768 · 256 inputs).
 
         Args:
-            ids_TB: int64 rows of the table.
+            ids_TB: int32 or int64 rows of the table.
             table_VD: an embedding's weight.
 
         Raises:
@@ -165,10 +165,16 @@ class Recurrent(nn.Module):
             >>> h.shape
             torch.Size([5, 2, 16])
         """
+        for name, given in (("ids are", ids_TB), ("table is", table_VD)):
+            if not isinstance(given, Tensor):
+                raise ValueError(f"The {name} of the type {type(given).__name__}; expected a tensor.")
         if ids_TB.dim() != 2 or ids_TB.dtype not in (torch.int32, torch.int64):
-            raise ValueError(f"The ids are {ids_TB.dtype} of shape {tuple(ids_TB.shape)}; expected int64 [T, B].")
+            kind = f"{ids_TB.dtype} of shape {tuple(ids_TB.shape)}"
+            raise ValueError(f"The ids are {kind}; expected int32 or int64 [T, B].")
         if table_VD.dim() != 2:
             raise ValueError(f"The table has shape {tuple(table_VD.shape)}; expected [V, {self.gates.input_size}].")
+        if not len(table_VD):
+            raise ValueError("The table has no rows; expected at least 1.")
         if _unserved_transform() or self.path == "readable" or ids_TB.numel() <= len(table_VD):
             return self.forward(F.embedding(ids_TB, table_VD), state, reset_TB)
         check_call(table_VD[0].expand(*ids_TB.shape, -1), state, reset_TB, self.gates)
@@ -192,14 +198,15 @@ class Recurrent(nn.Module):
             h_BN, c_BH = state[0], state[1].to(wide)
         with torch.autocast(x.device.type, enabled=False):
             inputs = x if ids_TB is None else ids_TB
-            chunk = self.chunk or max(1, len(inputs))
+            transform = _unserved_transform()
+            chunk = self.chunk if self.chunk and not transform else max(1, len(inputs))  # none knows checkpoints
             # the casts are each chunk's own, so that autograd adds up the gradients of all chunks in float32
             folded_dtype = torch.promote_types(dtype, torch.float32) if len(inputs) > chunk else dtype
             folded = self.gates.fold(folded_dtype)
             if folded_dtype != dtype and not is_dataclass(folded):
                 folded_dtype, folded = dtype, self.gates.fold(dtype)
             projection_NH = None if self.projection is None else self.projection().to(folded_dtype)
-            unserved = _unserved_transform() or ("" if serves(folded) else type(self.gates).__name__)
+            unserved = transform or ("" if serves(folded) else type(self.gates).__name__)
             if self.path == "fast" and unserved:
                 raise UserError(f"No fast path serves {unserved}.", "Set path='auto'.")
             few = x.device.type == "cpu" and not torch.is_grad_enabled() and c_BH.numel() <= FEW_UNITS
@@ -213,6 +220,10 @@ class Recurrent(nn.Module):
                 return run(now, p_TBP, h, c, reset, None if projection_NH is None else projection_NH.to(dtype))
 
             h_TBN, h_BN, c_BH = _in_chunks(steps, chunk, inputs, h_BN, c_BH, reset_TB)
+            if not len(inputs) and torch.is_grad_enabled():
+                # no step has a part in the outputs; a gradient of zeros all the same, as for a batch of none
+                nothing = torch.stack([part.reshape(-1)[:0].sum().to(wide) for part in (x, *self.parameters())]).sum()
+                h_TBN, h_BN, c_BH = h_TBN + nothing, h_BN + nothing, c_BH + nothing
         return h_TBN, (h_BN, c_BH)
 
 
@@ -257,6 +268,8 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 def check_call(x_TBD: Tensor, state: tuple[Tensor, Tensor] | None, reset_TB: Tensor | None, gates: GateMap) -> None:
     """Raise a ValueError for what ``Recurrent`` cannot be called with."""
+    if not isinstance(x_TBD, Tensor):
+        raise ValueError(f"The input is of the type {type(x_TBD).__name__}; expected a tensor.")
     if x_TBD.dim() != 3 or not x_TBD.is_floating_point():
         kind = f"{x_TBD.dtype} of shape {tuple(x_TBD.shape)}"
         raise ValueError(f"The input is {kind}; expected floating point [T, B, {gates.input_size}].")
@@ -264,9 +277,13 @@ def check_call(x_TBD: Tensor, state: tuple[Tensor, Tensor] | None, reset_TB: Ten
     if width != gates.input_size:
         raise ValueError(f"The input is {width} wide; the gate map takes {gates.input_size}.")
     if state is not None:
+        if not isinstance(state, (tuple, list)):
+            raise ValueError(f"The state is of the type {type(state).__name__}; expected the two tensors (h, c).")
         if len(state) != 2:
             raise ValueError(f"The state has {len(state)} parts; expected the two tensors (h, c).")
         for name, part, units in zip(("h", "c"), state, (gates.output_size, gates.hidden_size), strict=True):
+            if not isinstance(part, Tensor):
+                raise ValueError(f"State {name} is of the type {type(part).__name__}; expected a tensor.")
             if part.shape != (batch, units):
                 raise ValueError(f"State {name} has shape {tuple(part.shape)}; expected {(batch, units)}.")
             if not part.is_floating_point():

@@ -8,8 +8,12 @@ where the products to come are too few or too small to be worth it, this is a pl
 Shape suffixes: B rows, I and O the weight's input and output width.
 """
 
+import logging
+from functools import cache
+
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -91,9 +95,37 @@ def can_pack(weight: Tensor) -> bool:
     """Whether oneDNN, as this torch was built, packs such a weight."""
     if weight.device.type != "cpu" or weight.dtype not in PACKED_DTYPES or not weight.numel():
         return False
-    if not torch.backends.mkldnn.is_available():
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
     # oneDNN as torch's own compiler calls it: not public, so its absence is nothing unusual
     if not all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
         return False
-    return weight.dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # a compiler would follow the trial
+    return torch.compiler.is_compiling() or _tried(weight.dtype)
+
+
+@cache
+def _tried(dtype: torch.dtype) -> bool:
+    """Whether the operations, which another torch may have changed, do what they did; if not, why is logged once."""
+    expected = [[[11.0, 5.0]], [[12.0, 4.0]], [[1.0, 3.0]]]
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        with torch.no_grad(), _disable_current_modes():
+            x, weight, p = (
+                torch.tensor(rows, dtype=dtype, device="cpu")
+                for rows in ([[3.0, 4.0]], [[1.0, 2.0], [3.0, -1.0]], [[1.0, -1.0]])
+            )
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+            product = torch.ops.mkldnn._linear_pointwise
+            found = [
+                product(x, packed, None, "none", [], "").tolist(),
+                product.binary(x, p, packed, None, "add").tolist(),
+                product(weight[:, :1].t(), torch.eye(2, dtype=dtype, device="cpu"), None, "none", [], "").tolist(),
+            ]
+        reason = "" if found == expected else f"a trial gave {found} for {expected}"
+    except Exception as error:  # whatever a changed operation raises
+        reason = str(error).strip().partition("\n")[0] or repr(error)
+    if reason:
+        logging.getLogger("overnight").warning("oneDNN's own products are not used in %s: %s.", dtype, reason)
+    return not reason

@@ -13,7 +13,8 @@ class Matrix(nn.Module):
     """A weight matrix [O, I] of a recurrent cell, or K of them [K, O, I], with or without weight normalisation.
 
     With it, W = g · V / ‖V‖₂ per output row (Salimans & Kingma 2016; Radford et al. 2017 use it on the four matrices of
-    the multiplicative LSTM). g starts at ‖V‖, so W starts at V. The norm is taken in at least float32.
+    the multiplicative LSTM). g starts at ‖V‖, so W starts at V. The norm is taken in at least float32;
+    a row of V that is zero is a row of W that is zero.
 
     Args:
         output_size: O.
@@ -50,7 +51,10 @@ class Matrix(nn.Module):
         if not self.weight_norm:
             return self.weight
         v = self.weight_v.to(torch.promote_types(self.weight_v.dtype, torch.float32))
-        weight: Tensor = (self.weight_g / v.norm(dim=-1)).unsqueeze(-1) * v
+        norm = v.norm(dim=-1)
+        # 1 in the place of a norm of 0: a row of zeros stays one, and g, not 1/0, is what its gradient is scaled by
+        norm = norm.masked_fill(norm < torch.finfo(v.dtype).tiny, 1)
+        weight: Tensor = (self.weight_g / norm).unsqueeze(-1) * v
         return weight
 
     @torch.no_grad()
