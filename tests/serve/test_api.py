@@ -195,6 +195,19 @@ def test_what_is_wrong_is_named(client: TestClient, name: str, body: Any, status
     assert client.get("/healthz").json()["requests"] == 0
 
 
+def test_a_request_within_the_limits_is_answered_in_time(serving: Callable[..., TestClient], model: ByteModel) -> None:
+    client = serving(seconds=0.5, text_chars=10**6, total_chars=10**6, body_bytes=10**7)
+    limits = client.get("/api/model").json()["limits"]
+    assert 16 <= limits["text_chars"] < 10**5, "what this model cannot read in half a second"
+    assert client.post("/api/score", json={"texts": ["a" * (limits["text_chars"] // 4)]}).status_code == 200
+    too_long = client.post("/api/score", json={"texts": ["a" * (limits["text_chars"] + 1)]})
+    assert (too_long.status_code, too_long.json()["error"]["code"]) == (422, "field")
+    document = client.get("/openapi.json").json()["paths"]["/api/score"]["post"]
+    assert "504" in document["responses"]
+    schema = document["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["properties"]["texts"]["items"]["maxLength"] == limits["text_chars"]
+
+
 def test_a_body_without_a_length_is_cut_off(serving: Callable[..., TestClient]) -> None:
     client = serving(body_bytes=100)
     answer = client.post("/api/score", content=iter([b"a" * 60] * 3), headers={"Content-Type": "application/json"})

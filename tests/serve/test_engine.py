@@ -132,14 +132,29 @@ def test_limits_of_requests_and_streams(engines: Callable[..., Engine]) -> None:
 
 def test_what_takes_too_long_is_ended_and_the_rest_goes_on(engines: Callable[..., Engine]) -> None:
     engine = engines(seconds=0.3)
-    slow = Waited(Endless())
+    slow_lane = Endless()
+    slow = Waited(slow_lane)
     engine.submit(slow.job)
     error = slow.error()
     assert isinstance(error, RefusalError)
-    assert (error.status, error.problem) == (503, "The answer was not complete after 0.3 seconds.")
+    assert (error.status, error.code) == (504, "too_long")
+    assert error.problem == "The answer was not complete after 0.3 seconds: it is too long for this model here."
+    assert "Retry-After" not in error.headers
+    named = int(error.remedy.removeprefix("Ask for at most about ").removesuffix(" bytes a text.").replace(",", ""))
+    assert slow_lane.read / 4 < named < slow_lane.read * 20
     after = Waited(Reading(b"abc"))
     engine.submit(after.job)
     assert after.error() is None
+
+
+def test_what_never_got_a_place_may_come_again(engines: Callable[..., Engine]) -> None:
+    engine = engines(seconds=0.3, lanes=1)
+    first, second = Waited(Endless()), Waited(Endless())
+    engine.submit(first.job)
+    engine.submit(second.job)
+    errors = [waited.error() for waited in (first, second)]
+    assert all(isinstance(error, RefusalError) for error in errors)
+    assert [error.code for error in errors] == ["too_long", "busy"]
 
 
 def test_a_lane_that_cannot_go_on_ends_its_own_request_only(engines: Callable[..., Engine]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from overnight.serve.lanes import Batch, Lane
 from overnight.serve.limits import Limits
-from overnight.serve.refusal import RefusalError, busy
+from overnight.serve.refusal import RefusalError, busy, too_long
 
 
 @dataclass(eq=False)
@@ -28,6 +28,7 @@ class Job:
     held_bytes: int = 0
     cancelled: bool = field(default=False, init=False)
     deadline: float = field(default=0.0, init=False)
+    begun: float | None = field(default=None, init=False)
     made: int = field(default=0, init=False)
     done: int = field(default=0, init=False)
 
@@ -56,6 +57,7 @@ class Engine:
         self._owners: list[Job] = []  # of the batch's lanes, in its order
         self._closing = False
         self.steps = self.lane_steps = 0
+        self._step_seconds: float | None = None  # running average
         self._thread = threading.Thread(target=self._run, name="overnight-engine", daemon=True)
         self._thread.start()
 
@@ -113,7 +115,10 @@ class Engine:
             return
         self.steps += 1
         self.lane_steps += len(self._owners)
+        begun = time.monotonic()
         done = self._batch.step()
+        took, before = time.monotonic() - begun, self._step_seconds
+        self._step_seconds = took if before is None else before + (took - before) / 16
         self._batch.change(done, ())
         for index, error in done.items():
             job = self._owners[index]
@@ -130,7 +135,13 @@ class Engine:
             if job.cancelled:
                 self._finish(job, RefusalError(499, "gone", "The client went away."))
             elif now > job.deadline:
-                self._finish(job, busy(f"The answer was not complete after {self._limits.seconds:g} seconds."))
+                self._finish(job, self._late(job))
+
+    def _late(self, job: Job) -> RefusalError:
+        # What had to wait for most of its time for a place is not too long by itself.
+        if self._step_seconds is None or job.begun is None or job.deadline - job.begun < self._limits.seconds / 2:
+            return busy(f"The answer was not complete after {self._limits.seconds:g} seconds: others were before it.")
+        return too_long(self._limits.seconds, self._step_seconds)
 
     def _admit(self, owners: Sequence[Job]) -> tuple[list[Lane], list[Job]]:
         """One lane of each request in turn, so that one of many texts does not keep the others waiting."""
@@ -155,6 +166,7 @@ class Engine:
                 self._finish(job, error)
                 continue
             new.append(job)
+            job.begun = job.begun or time.monotonic()
             held += job.held_bytes
             job.made += 1
             passed = 0

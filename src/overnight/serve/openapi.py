@@ -17,9 +17,10 @@ _REFUSALS = {
     "422": "A field is missing, unknown or out of its range; the sentence names it.",
     "429": "Too many texts are being written.",
     "500": "The model or the server failed.",
-    "503": "Too many requests are in work, or the answer took too long.",
+    "503": "Too many requests are in work, or this one waited too long for a place; the same one may be served later.",
+    "504": "The answer takes too long on this model here; the sentence says how much fits.",
 }
-_OF_POSTS = ("400", "408", "413", "415", "422", "500", "503")
+_OF_POSTS = ("400", "408", "413", "415", "422", "500", "503", "504")
 
 
 def openapi(schemas: Mapping[str, Json], limits: Limits) -> Json:
@@ -119,6 +120,7 @@ def _traced() -> Json:
     return _of(
         _SCORE
         | {
+            "layer": _WHOLE,
             "text": _list({"type": "integer", "minimum": 0, "maximum": 255}),
             "bits_of_bytes": _list(_NUMBER),
             "units": _list(_of({"unit": _WHOLE, "values": _list(_NUMBER)})),

@@ -30,6 +30,25 @@ class RefusalError(Exception):
         return {"error": {"code": self.code, "problem": self.problem, "remedy": self.remedy}}
 
 
+def too_long(seconds: float, step_seconds: float) -> RefusalError:
+    """The answer takes more time than a request has, and would again.
+
+    Args:
+        seconds: of a request.
+        step_seconds: that the model takes for a byte of every text in work.
+
+    >>> too_long(60, 0.01).remedy
+    'Ask for at most about 6,000 bytes a text.'
+    """
+    most = float(f"{seconds / step_seconds:.2g}")
+    return RefusalError(
+        504,
+        "too_long",
+        f"The answer was not complete after {seconds:g} seconds: it is too long for this model here.",
+        f"Ask for at most about {max(1, int(most)):,} bytes a text.",
+    )
+
+
 def busy(problem: str, status: int = 503) -> RefusalError:
     """The server has too much to do just now; the same request may be served later."""
     return RefusalError(status, "busy", problem, "Try again in a moment.", {"Retry-After": "1"})

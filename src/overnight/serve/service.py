@@ -22,6 +22,7 @@ from overnight.serve.classifiers import Reader, find_classifiers
 from overnight.serve.curves import curves_of
 from overnight.serve.lanes import Batch, Lane
 from overnight.serve.limits import Limits
+from overnight.serve.pace import fitted, step_seconds
 from overnight.serve.readings import History, Kept, Reading
 from overnight.serve.refusal import RefusalError
 from overnight.serve.writings import Writing
@@ -44,11 +45,12 @@ class Service:
     Args:
         model: loaded.
         run: its run folder.
-        limits: of the server.
+        limits: of the server; lowered to what the model can do here in the time of a request.
     """
 
     def __init__(self, model: ByteModel, run: Path, limits: Limits) -> None:
-        self.model, self.run, self.limits = model, run, limits
+        self.model, self.run = model, run
+        self.limits = fitted(limits, step_seconds(model.model, 1), step_seconds(model.model, limits.lanes))
         self.batch = Batch(model.model)
         self.classifiers, self.problems = find_classifiers(run, model)
         self._kept = Kept(limits.history_bytes)
@@ -150,7 +152,15 @@ class Service:
             "problems": self.problems,
             "limits": {
                 name: getattr(self.limits, name)
-                for name in ("texts", "text_chars", "total_chars", "trace_chars", "prompt_chars", "generate_bytes")
+                for name in (
+                    "seconds",
+                    "texts",
+                    "text_chars",
+                    "total_chars",
+                    "trace_chars",
+                    "prompt_chars",
+                    "generate_bytes",
+                )
             },
         }
 
@@ -170,6 +180,7 @@ class Service:
         spread_H = np.tanh(c_TH).std(axis=0)
         top = np.argsort(-spread_H, kind="stable")[: request["top"]]
         answer = _score(history) | {
+            "layer": request["layer"] % self.layers,
             "text": list(history.text),
             "bits_of_bytes": history.bits,
             "units": [{"unit": unit, "values": np.ascontiguousarray(c_TH[:, unit])} for unit in request["units"]],
