@@ -1,5 +1,6 @@
 """Word models: published sizes, torch's own LSTM, state, resets, dropout's places, and what is refused."""
 
+import math
 from typing import Any
 
 import pytest
@@ -98,6 +99,16 @@ def test_one_group_is_the_dense_model() -> None:
     grouped.load_state_dict(state)
     ids = torch.randint(50, (7, 3))
     torch.testing.assert_close(grouped(ids)[0], dense(ids)[0])
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"feed-forward"}))
+def test_a_reset_forgets_what_is_not_finite(name: str) -> None:
+    torch.manual_seed(0)
+    model: WordModel = MODELS[name]()
+    bad = {part: torch.full_like(zeros, math.nan) for part, zeros in model.initial_carry(2).items()}
+    reset = torch.zeros(5, 2, dtype=torch.bool)
+    reset[0] = True
+    assert model(torch.randint(50, (5, 2)), bad, reset)[0].isfinite().all()
 
 
 @pytest.mark.parametrize("name", MODELS)

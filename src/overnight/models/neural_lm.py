@@ -171,11 +171,12 @@ class RecurrentLM(WordModel):
         activate = ACTIVATIONS[self.activation]
         p_TBH = self.input(x_TBE)
         h_BH = carry["h"].to(p_TBH.dtype)
-        keep = [None] * len(ids_TB) if reset_TB is None else (~reset_TB).to(p_TBH.dtype).unsqueeze(2).unbind(0)
+        resets = [None] * len(ids_TB) if reset_TB is None else reset_TB.unsqueeze(2).unbind(0)
         outputs = []
         # unbind, not p_TBH[t]: the backward of each select would allocate a zero tensor of the whole sequence
-        for p_BH, keep_B1 in zip(p_TBH.unbind(0), keep, strict=True):
-            h_BH = activate(p_BH + self.recurrent(h_BH if keep_B1 is None else h_BH * keep_B1))
+        for p_BH, reset_B1 in zip(p_TBH.unbind(0), resets, strict=True):
+            # filled and not multiplied: a NaN of the last text would outlive a product with 0
+            h_BH = activate(p_BH + self.recurrent(h_BH if reset_B1 is None else h_BH.masked_fill(reset_B1, 0)))
             outputs.append(h_BH)
         h_TBH = torch.stack(outputs) if outputs else p_TBH
         return F.dropout(h_TBH, self.dropout, self.training), {"h": h_BH.float()}
