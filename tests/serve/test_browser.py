@@ -5,6 +5,7 @@ A screenshot of each test is left in the folder named by ``OVERNIGHT_ARTIFACTS``
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from serve.conftest import start_server
 
 from overnight.evaluate.load import ByteModel
-from overnight.evaluate.transfer import Classifier
+from overnight.evaluate.transfer import Classifier, FeatureKind
 from overnight.evaluate.transfer.logistic import Logistic
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -40,7 +41,11 @@ def classified(run: Path, model: ByteModel, tmp_path_factory: pytest.TempPathFac
     shutil.copytree(run, folder)
     draw = np.random.default_rng(0)
     classifier = Classifier(
-        Logistic(draw.normal(size=(1, 16)), draw.normal(size=1)), ("<i>bad", "good"), model.digest, best_unit=3
+        Logistic(draw.normal(size=(1, 16)), draw.normal(size=1)),
+        ("<i>bad", "good"),
+        model.digest,
+        FeatureKind(layer=0),
+        best_unit=3,
     )
     classifier.save(folder / "transfer" / "reviews")
     return folder
@@ -153,6 +158,66 @@ def test_the_classifiers_probabilities_are_shown(browser: Any) -> None:
     shares = [float(meter.get_property("value")) for meter in browser.find_elements(By.TAG_NAME, "meter")]
     assert sum(shares) == pytest.approx(1)
     assert text_of(browser, "class-note") == "by the classifier reviews"
+
+
+def test_units_are_those_of_the_classifiers_layer(browser: Any, model: ByteModel) -> None:
+    assert text_of(browser, "unit-label") == "Unit of layer 1 of 2"
+    browser.execute_script(
+        "window.asked = []; const send = fetch;"
+        "window.fetch = (address, how) => { asked.push(JSON.parse(how.body)); return send(address, how); };"
+    )
+    type_in(browser, "The night")
+    until(browser, lambda: shown(browser) == "\u21b5 The night ")
+    browser.find_element(By.ID, "coloured").send_keys(Keys.END)
+    value = model.trace("The night", 3, layer=0).values[-1]
+    assert text_of(browser, "readout").endswith(f"{'+' if value >= 0 else chr(0x2212)}{abs(value):.3f}")
+    browser.find_element(By.ID, "go").click()
+    until(browser, lambda: " bytes in " in text_of(browser, "write-status"))
+    assert {one["layer"] for one in browser.execute_script("return asked")} == {0}
+
+
+def test_what_is_too_long_is_said(browser: Any) -> None:
+    most = int(browser.execute_script("return fetch('/api/model').then((one) => one.json())")["limits"]["trace_chars"])
+    put = "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
+    browser.execute_script(put + "field.dispatchEvent(new Event('input'));", "text", "\u00e9" * (most + 500))
+    expected = f"Only the first {most:,} of {most + 500:,} characters are read."
+    until(browser, lambda: text_of(browser, "text-cut") == expected and len(shown(browser)) == most + 3)
+    browser.execute_script(put, "prompt", "a" * 5000)
+    browser.find_element(By.ID, "go").click()
+    until(browser, lambda: text_of(browser, "prompt-cut").endswith("of 5,000 characters are read."))
+    browser.find_element(By.ID, "stop").click()
+    type_in(browser, "short")
+    until(browser, lambda: shown(browser) == "\u21b5 short ")
+    assert text_of(browser, "text-cut") == ""
+
+
+def test_only_a_busy_server_is_asked_again_and_not_for_ever(browser: Any) -> None:
+    refuse = """
+      window.asked = 0;
+      const [status, code] = arguments, body = JSON.stringify({ error: { code, problem: "No.", remedy: "" } });
+      window.fetch = async () => { window.asked += 1; return new Response(body, { status }); };
+      const later = window.setTimeout;
+      window.setTimeout = (call, wait) => later(call, Math.min(wait, 5));
+      document.getElementById("text").dispatchEvent(new Event("input"));
+    """
+    for status, code, times in ((504, "too_long", 1), (503, "busy", 6)):
+        browser.execute_script(refuse, status, code)
+        until(browser, lambda times=times: browser.execute_script("return asked") == times)
+        time.sleep(0.5)
+        assert browser.execute_script("return asked") == times
+        assert text_of(browser, "read-problem") == "No."
+
+
+def test_a_unit_that_moves_little_is_told_apart(browser: Any) -> None:
+    moves = {one.get_attribute("data-unit") for one in browser.find_elements(By.CSS_SELECTOR, "#top button")}
+    assert len(moves) == 12
+    other = next(str(unit) for unit in range(16) if str(unit) not in moves)
+    field = browser.find_element(By.ID, "unit")
+    field.clear()
+    field.send_keys(other, Keys.ENTER)
+    until(browser, lambda: text_of(browser, "shown-unit").startswith(f"Shown is unit {other}, "))
+    after = {one.get_attribute("data-unit") for one in browser.find_elements(By.CSS_SELECTOR, "#top button")}
+    assert after == moves
 
 
 def test_markup_stays_text(browser: Any) -> None:

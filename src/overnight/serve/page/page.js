@@ -1,22 +1,24 @@
 // The page: what is served, the text that is read as it is typed, and the curves.
 
 import { drawCurves, drawSpark } from "/chart.js";
-import { characters, diverging, niceLimit, paint, rising, signed, spanOf } from "/text.js";
+import { beginning, characters, diverging, niceLimit, paint, rising, signed, spanOf } from "/text.js";
 import { startWriting } from "/writing.js";
 
 const byId = (id) => document.getElementById(id);
-const WAIT_MS = 120, SURPRISE_BITS = 8;
+const WAIT_MS = 120, SURPRISE_BITS = 8, RETRIES = 5;
 
 let unit = null, limit = 1, answer = null, spans = [], cursor = null, asking = null, timer = 0, classifier = null;
+let layer = -1, layers = 1, mostChars = Infinity, retries = 0;
 
-const refused = async (response) => {
+const refusal = async (response) => {
   try {
     const { error } = await response.json();
-    return `${error.problem} ${error.remedy}`.trim();
+    return { code: error.code, sentence: `${error.problem} ${error.remedy}`.trim() };
   } catch {
-    return `The server answered ${response.status}.`;
+    return { code: "", sentence: `The server answered ${response.status}.` };
   }
 };
+const refused = async (response) => (await refusal(response)).sentence;
 
 const post = (address, body, signal) =>
   fetch(address, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
@@ -26,15 +28,14 @@ const problem = (sentence) => {
   byId("read-problem").textContent = sentence;
 };
 
-const wellFormed = (text) => (text.toWellFormed ? text.toWellFormed() : text);
-
 const read = async () => {
   asking?.abort();
   const mine = (asking = new AbortController());
-  const text = wellFormed(byId("text").value);
+  const [text, cut] = beginning(byId("text").value, mostChars);
+  byId("text-cut").textContent = cut;
   byId("coloured").setAttribute("aria-busy", "true");
   try {
-    const ask = (units) => post("/api/trace", { text, units, top: 12, classifier }, mine.signal);
+    const ask = (units) => post("/api/trace", { text, units, top: 12, layer, classifier }, mine.signal);
     let response = await ask(unit === null ? [] : [unit]);
     if (response.ok && unit === null) {
       const first = await response.json();
@@ -42,13 +43,16 @@ const read = async () => {
       response = await ask([unit]);
     }
     if (!response.ok) {
-      problem(await refused(response));
-      if (response.status === 503) schedule(1000);
+      const { code, sentence } = await refusal(response);
+      if (asking !== mine) return;
+      problem(sentence);
+      if (code === "busy" && retries < RETRIES) schedule(1000 * 2 ** retries++);
       return;
     }
     const found = await response.json();
     if (asking !== mine) return;
     answer = found;
+    retries = 0;
     problem("");
     show();
   } catch (error) {
@@ -68,6 +72,13 @@ const setUnit = (chosen) => {
   limit = 1;
   byId("unit").value = chosen;
   byId("clamp-unit").textContent = chosen;
+};
+
+// Units are those of one layer: the classifier's, else the highest.
+const setLayer = (chosen) => {
+  if (chosen !== layer) { unit = null; limit = 1; }
+  layer = chosen;
+  byId("unit-label").textContent = layers > 1 ? `Unit of layer ${(layer < 0 ? layer + layers : layer) + 1} of ${layers}` : "Unit";
 };
 
 const byBits = () => byId("by-bits").checked;
@@ -138,10 +149,12 @@ const point = (index) => {
 };
 
 const showTop = () => {
-  const classed = answer.top.some((one) => one.unit === unit) ? answer.top : [{ unit, last: answer.units[0].values.at(-1) }, ...answer.top.slice(0, -1)];
+  const apart = !answer.top.some((one) => one.unit === unit);
+  byId("shown-unit").hidden = !apart;
+  byId("shown-unit").textContent = apart ? `Shown is unit ${unit}, ${signed(answer.units[0].values.at(-1))} at the end; it is not among them.` : "";
   const focused = document.activeElement?.dataset?.unit;
   byId("top").replaceChildren(
-    ...classed.map((one) => {
+    ...answer.top.map((one) => {
       const item = document.createElement("li"), button = document.createElement("button"), value = document.createElement("span");
       button.type = "button";
       button.dataset.unit = one.unit;
@@ -158,7 +171,7 @@ const showTop = () => {
   if (focused !== undefined) byId("top").querySelector(`[data-unit="${focused}"]`)?.focus();
 };
 
-byId("text").addEventListener("input", () => schedule(WAIT_MS));
+byId("text").addEventListener("input", () => { retries = 0; schedule(WAIT_MS); });
 for (const id of ["by-unit", "by-bits"]) byId(id).addEventListener("change", () => { if (answer) showText(); });
 byId("unit").addEventListener("change", () => {
   const chosen = Number(byId("unit").value);
@@ -196,12 +209,15 @@ const start = async () => {
   byId("about").textContent = [`${model.units.toLocaleString("en")} units`, model.layers > 1 ? `${model.layers} layers` : "", `${count(model.parameters)} parameters`, `step ${model.step.toLocaleString("en")}`, model.device].filter(Boolean).join(" · ");
   byId("problems").hidden = !model.problems.length;
   byId("problems").textContent = model.problems.join(" ");
-  byId("text").maxLength = model.limits.trace_chars;
+  mostChars = model.limits.trace_chars;
   byId("unit").max = model.units - 1;
+  layers = model.layers;
+  setLayer(layer);
   if (model.classifiers.length) {
     const choose = (name) => {
       classifier = name;
       const chosen = model.classifiers.find((one) => one.name === name);
+      setLayer(chosen.layer);
       byId("class-note").textContent = `by the classifier ${name}`;
       if (chosen.best_unit !== null) setUnit(chosen.best_unit);
     };
@@ -210,7 +226,7 @@ const start = async () => {
     byId("classifier").addEventListener("change", () => { choose(byId("classifier").value); read(); });
     choose(model.classifiers[0].name);
   }
-  startWriting({ units: model.units, limits: model.limits, shownUnit: () => unit ?? 0, refused });
+  startWriting({ units: model.units, limits: model.limits, shownUnit: () => unit ?? 0, shownLayer: () => layer, refused });
   await read();
 };
 

@@ -32,7 +32,15 @@ export const niceLimit = (value) => {
   return [1, 2, 5, 10].map((step) => step * size).find((limit) => limit >= value - 1e-9);
 };
 
-// A value in units of the scale's end: orange above 0, blue below it.
+// A text's first characters as the server counts them, and a sentence if there are more. Lone surrogates are replaced.
+export const beginning = (text, most) => {
+  const whole = text.toWellFormed ? text.toWellFormed() : text, all = Array.from(whole);
+  if (all.length <= most) return [whole, ""];
+  const [read, of] = [most, all.length].map((value) => value.toLocaleString("en"));
+  return [all.slice(0, most).join(""), `Only the first ${read} of ${of} characters are read.`];
+};
+
+// A value in units of the scale's end: orange below 0, blue above it, as in reports and terminals.
 export const diverging = (share) => {
   const strength = Math.round(100 * Math.min(1, Math.abs(share)));
   return `color-mix(in oklab, var(${share < 0 ? "--below" : "--above"}) ${strength}%, var(--middle))`;

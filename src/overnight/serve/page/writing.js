@@ -1,6 +1,6 @@
 // Writing: settings, held units, and the stream of what comes.
 
-import { characters, diverging, niceLimit, paint, signed, spanOf } from "/text.js";
+import { beginning, characters, diverging, niceLimit, paint, signed, spanOf } from "/text.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -21,12 +21,12 @@ async function* events(response) {
   }
 }
 
-export const startWriting = ({ units, limits, shownUnit, refused }) => {
+export const startWriting = ({ units, limits, shownUnit, shownLayer, refused }) => {
   const clamps = byId("clamps"), written = byId("written"), status = byId("write-status");
   let stream = null, count = 0;
 
-  byId("prompt").maxLength = limits.prompt_chars;
   byId("length").max = Math.min(2000, limits.generate_bytes);
+  byId("length").min = Math.min(50, limits.generate_bytes);
   for (const [id, digits] of [["temperature", 2], ["length", 0]]) {
     const slider = byId(id);
     const show = () => { byId(`${id}-value`).textContent = Number(slider.value).toFixed(digits); };
@@ -100,7 +100,9 @@ export const startWriting = ({ units, limits, shownUnit, refused }) => {
       return { unit: Number(unit.value), value: Number(value.value) };
     });
     const seed = byId("seed").value === "" ? null : Number(byId("seed").value);
-    const settings = { prompt: byId("prompt").value, length: Number(byId("length").value), temperature: Number(byId("temperature").value), seed, fix_units: fixed, unit: fixed.some((one) => one.unit === shownUnit()) ? null : shownUnit() };
+    const [begin, cut] = beginning(byId("prompt").value, limits.prompt_chars);
+    byId("prompt-cut").textContent = cut;
+    const settings = { prompt: begin, length: Number(byId("length").value), temperature: Number(byId("temperature").value), seed, fix_units: fixed, unit: fixed.some((one) => one.unit === shownUnit()) ? null : shownUnit(), layer: shownLayer() };
     const prompt = document.createElement("b");
     prompt.textContent = settings.prompt;
     written.hidden = false;
