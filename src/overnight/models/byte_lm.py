@@ -90,7 +90,7 @@ class ByteLM(nn.Module):
         x = ids_TB
         for index, layer in enumerate(self.layers):
             state = carry["h"][:, index], carry["c"][:, index]
-            if index == 0:
+            if index == 0 and isinstance(layer, Recurrent):
                 x, (h_BH, c_BH) = layer.look_up(ids_TB, self.embedding.weight, state, reset_TB)
             else:
                 x, (h_BH, c_BH) = layer(x, state, reset_TB)
