@@ -141,6 +141,7 @@ def test_one_billion_word(tmp_path: Path) -> None:
     for n in range(3):
         name = f"heldout-monolingual.tokenized.shuffled/news.en.heldout-{n:05d}-of-00050"
         write(root / name, f"held {n}\n")
+    write(root / "heldout-monolingual.tokenized.shuffled/news.en-00000-of-00100", "held 0\nheld 1\nheld 2\n")
     write(root / "1b_word_vocab.txt", "<S> 9\n</S> 9\nshard 3\n1 1\n2 1\n<UNK> 1\n")
     prepare_words([root], tmp_path / "out", notify=told.append)
     assert sentences_of(tmp_path / "out", "train") == [

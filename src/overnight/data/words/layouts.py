@@ -43,7 +43,9 @@ def _billion(folder: Path) -> Layout | None:
     if not (folder / _TRAINING).is_dir():
         return None
     train = sorted(str(path) for path in (folder / _TRAINING).glob("news.en-*"))
-    heldout = {split: sorted((folder / _HELDOUT).glob(f"*-{n:05d}-of-*")) for n, split in enumerate(("test", "valid"))}
+    # not news.en-00000-of-00100, which is there too: the whole of what the held-out pieces were cut from
+    patterns = {split: f"news.en.heldout-{n:05d}-of-*" for n, split in enumerate(("test", "valid"))}
+    heldout = {split: sorted((folder / _HELDOUT).glob(pattern)) for split, pattern in patterns.items()}
     files = {"train": train, **{split: list(map(str, paths)) for split, paths in heldout.items() if paths}}
     vocabulary = folder / _BILLION_VOCABULARY
     return Layout(files, str(vocabulary) if vocabulary.is_file() else None, "One Billion Word")
