@@ -23,7 +23,9 @@ OPERATIONS = [
 @pytest.fixture(scope="module")
 def schema(model: ByteModel, run: Path) -> Iterator[Any]:
     """The document of a server in this process, which is what the requests are sent to."""
-    app = create_app(Service(model, run, Limits(generate_bytes=60)), ["testserver"])
+    # So few characters that none of the requests that are made up is refused for its size as a whole.
+    limits = Limits(generate_bytes=60, text_chars=200, total_chars=256 * 200, body_bytes=1 << 24)
+    app = create_app(Service(model, run, limits), ["testserver"])
 
     async def without_lifespan(scope: Any, receive: Any, send: Any) -> None:
         # schemathesis ends and begins lifespans as it likes, and the server's engine ends with the first
@@ -39,6 +41,11 @@ def test_every_operation_is_tried(schema: Any) -> None:
     assert sorted((one.method, one.path) for one in found) == sorted(OPERATIONS)
 
 
+def names_a_unit_twice(body: Any) -> bool:
+    units = [entry["unit"] for entry in body.get("fix_units", [])] if isinstance(body, dict) else []
+    return len(set(units)) < len(units)
+
+
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_every_answer_is_documented(schema: Any, method: str, path: str, mode: str) -> None:
@@ -51,6 +58,8 @@ def test_every_answer_is_documented(schema: Any, method: str, path: str, mode: s
     )
     @hypothesis.given(made)
     def check(case: Any) -> None:
+        # JSON Schema has no word for items that are unique in one field, so such a request is valid by the document.
+        hypothesis.assume(mode == "negative" or not names_a_unit_twice(case.body))
         case.call_and_validate()
 
     check()
