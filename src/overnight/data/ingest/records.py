@@ -145,7 +145,8 @@ class _Scanner:
             try:
                 value, end = _DECODER.raw_decode(self._buffer, self._at)
                 # A number that touches the end of the buffer may go on behind it.
-                if (end < len(self._buffer) or self._ended) and end - self._at <= self._limit:
+                whole = end < len(self._buffer) or self._ended or not isinstance(value, float)
+                if whole and end - self._at <= self._limit:
                     self._advance(end)
                     return value
                 problem = ""
@@ -159,14 +160,16 @@ class _Scanner:
             if self._ended:
                 raise BrokenInputError(f"not valid JSON ({problem})", self.line)
             # Doubling keeps the cost of scanning a long value again within a constant factor.
-            self._fill(max(CHUNK, held))
+            self._fill(max(CHUNK, held), at_least=held if held >= CHUNK else 1)
 
     def _advance(self, to: int) -> None:
         self.line += self._buffer.count("\n", self._at, to)
         self._at = to
 
-    def _fill(self, size: int) -> None:
+    def _fill(self, size: int, at_least: int = 1) -> None:
         data = self._stream.read(size)
+        while data and len(data) < at_least and (more := self._stream.read(size - len(data))):
+            data += more
         self._ended = not data
         self._buffer = self._buffer[self._at :] + self._decode(data, self._ended)
         self._at = 0

@@ -71,14 +71,15 @@ def open_stream(source: Source, start: int = 0, stop: int | None = None, stdin: 
         source: the file.
         start: first byte of the part wanted (uncompressed files only), moved on to the next start of a line.
         stop: byte after the part wanted, moved likewise, so that neighbouring parts share no line and lose none.
-        stdin: what to read for "-"; None is the process's standard input.
+        stdin: what to read for "-"; None is the process's standard input, of which ``read`` gives what has arrived
+            without waiting for more.
 
     Raises:
         UserError: the file cannot be opened or its decompressor is not installed.
         BrokenInputError: from ``read``, where the stream is damaged.
     """
     try:
-        raw = (stdin or sys.stdin.buffer) if source.path == STDIN else open(source.path, "rb", buffering=0)  # noqa: SIM115
+        raw = (stdin or _unbuffered_stdin()) if source.path == STDIN else open(source.path, "rb", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise UserError(f"{source.path} cannot be read: {error.strerror}.", "Check the path.") from None
     seekable = None if source.path == STDIN else raw
@@ -92,10 +93,17 @@ def open_stream(source: Source, start: int = 0, stop: int | None = None, stdin: 
             inner = gzip.GzipFile(fileobj=raw, mode="rb")
         elif source.compression == "zst":
             inner = _zstd_reader(source, raw)
+        if source.path == STDIN and stdin is None and source.compression:
+            inner = _Arrived(inner)
         yield Stream(source, inner, seekable, stop)
     finally:
         if seekable is not None:
             seekable.close()
+
+
+def _unbuffered_stdin() -> Any:
+    # Its buffer waits until a chunk is full, and a thread that is blocked in it aborts the process when that ends.
+    return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
 
 
 def _line_start(raw: IO[bytes], offset: int) -> int:
@@ -130,6 +138,13 @@ def _zstd_reader(source: Source, raw: IO[bytes]) -> Any:
     return _Zstd(decompressor.decompressobj, zstandard.ZstdError, raw)
 
 
+class _Arrived:
+    """A decompressor whose ``read`` gives what it has, as that of a pipe does, without waiting for ``size`` bytes."""
+
+    def __init__(self, inner: Any) -> None:
+        self.read = inner.read1
+
+
 class _Zstd:
     """Frames one after another; a frame that does not end is an error, which zstandard's own reader hides."""
 
@@ -141,6 +156,11 @@ class _Zstd:
 
     def read(self, size: int) -> bytes:
         while len(self._output) < size and self._step():
+            pass
+        return self.read1(size)
+
+    def read1(self, size: int) -> bytes:
+        while not self._output and self._step():
             pass
         data = bytes(self._output[:size])
         del self._output[:size]

@@ -17,10 +17,15 @@ def line_blocks(stream: Stream, limit: int, cut: bool) -> Iterator[list[bytes]]:
         cut: a longer line comes as several of at most ``limit`` bytes; otherwise its first ``limit + 1`` bytes come,
             for the caller to see that it is too long, and the rest of it is passed over.
     """
-    rest = b""
     skipping = False
+    begun: list[bytes] = []  # joined at its end: a pipe gives little at a time, and a line may be long
+    held = 0
     while chunk := stream.read(CHUNK):
-        lines = (rest + chunk).split(b"\n")
+        if b"\n" not in chunk and not skipping and held + len(chunk) <= limit:
+            begun.append(chunk)
+            held += len(chunk)
+            continue
+        lines = b"".join((*begun, chunk)).split(b"\n")
         rest = lines.pop()
         if skipping and lines:
             del lines[0]
@@ -34,10 +39,12 @@ def line_blocks(stream: Stream, limit: int, cut: bool) -> Iterator[list[bytes]]:
             else:
                 lines.append(rest[: limit + 1])
                 rest, skipping = b"", True
+        begun, held = [rest], len(rest)
         if lines:
             if cut and max(map(len, lines)) > limit:
                 lines = [part for line in lines for part in cut_bytes(line, limit)]
             yield lines
+    rest = b"".join(begun)
     if rest:
         yield cut_bytes(rest, limit) if cut else [rest]
 
