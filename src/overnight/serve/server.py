@@ -46,7 +46,7 @@ def serve(
     except ImportError as error:
         raise UserError("The server needs uvicorn.", "Install it with: pip install 'overnight[serve]'") from error
     from overnight.serve.app import create_app
-    from overnight.serve.connections import Connection, Failures
+    from overnight.serve.connections import Failures, connection
     from overnight.serve.service import Service
 
     class Server(uvicorn.Server):
@@ -61,7 +61,7 @@ def serve(
         most = min(limits.connections, _descriptors() // 2)
         config = uvicorn.Config(
             app,
-            http=type("_Connection", (Connection,), {"most": most, "head_seconds": min(10.0, limits.seconds)}),
+            http=connection(most, min(10.0, limits.seconds)),
             ws="none",
             backlog=max(1, min(128, _descriptors() // 16)),  # asyncio takes that many at once before it closes any
             log_level="warning",
