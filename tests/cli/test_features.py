@@ -90,6 +90,7 @@ def test_mistakes_are_named_and_leave_nothing(run: Path, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     source = write(tmp_path / "t.jsonl", "jsonl")
     Path("bad.jsonl").write_text('{"text": "good"}\n{"text": 3}\n')
+    Path("empty.txt").touch()
     before = sorted(Path().iterdir())
     for argv, problem in (
         ([str(run), str(source), "--out", "f.csv"], "does not tell a format"),
@@ -99,6 +100,7 @@ def test_mistakes_are_named_and_leave_nothing(run: Path, tmp_path: Path, monkeyp
         ([str(run), str(source), "--out", "no/f.npy"], "folder no does not exist"),
         ([str(run), str(source), "--out", "f.npy", "--layer", "5"], "layer=5"),
         ([str(run), str(source), "--out", "f.npy", "--lanes", "0"], "lanes=0"),
+        ([str(run), "empty.txt", "--out", "f.npy"], r"^empty\.txt holds no text\."),
         (["nothing", str(source), "--out", "f.npy"], "not a run folder"),
     ):
         with pytest.raises(UserError, match=problem):

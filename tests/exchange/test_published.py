@@ -103,6 +103,14 @@ def test_missing_arrays_are_named(missing: list[int], tmp_path: Path) -> None:
     assert f"has no {', '.join(f'{index}.npy' for index in missing)}; the layout is 0.npy to 14.npy" in said
 
 
+@pytest.mark.parametrize("junk", [b"", b"no array", b"PK\x03\x04 no zip", b"\x93NUMPY\x01\x00"])
+def test_a_file_that_is_no_array_is_told_in_one_sentence(junk: bytes, tmp_path: Path) -> None:
+    folder = write_arrays(tmp_path / "in", arrays(5, 6))
+    (folder / "3.npy").write_bytes(junk)
+    said = refused(folder, tmp_path / "run")
+    assert said == f"{folder / '3.npy'} is no whole array of numbers in NumPy's format. Get the file again."
+
+
 @pytest.mark.parametrize("index", range(15))
 def test_every_array_must_have_its_shape(index: int, tmp_path: Path) -> None:
     found = arrays(5, 6)
@@ -140,10 +148,10 @@ def test_files_that_are_no_arrays_of_numbers(tmp_path: Path) -> None:
         folder = write_arrays(tmp_path / name, arrays(3, 2))
         file = folder / "4.npy"
         file.write_bytes(file.read_bytes()[:-3] if content is None else content)
-        assert f"{file} is not a NumPy array that can be read" in refused(folder, tmp_path / "run")
+        assert f"{file} is no whole array of numbers in NumPy's format" in refused(folder, tmp_path / "run")
     folder = write_arrays(tmp_path / "objects", arrays(3, 2))
     np.save(folder / "4.npy", np.array([{}, None], dtype=object), allow_pickle=True)
-    assert "4.npy is not a NumPy array that can be read" in refused(folder, tmp_path / "run")
+    assert "4.npy is no whole array of numbers in NumPy's format" in refused(folder, tmp_path / "run")
     np.save(folder / "4.npy", np.zeros((2, 2), dtype=np.int64))
     assert "4.npy holds int64, not floating-point numbers" in refused(folder, tmp_path / "run")
 

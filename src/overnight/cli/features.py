@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+_LONG = 1_000_000
+
 
 @dataclass(frozen=True)
 class Features:
@@ -65,12 +67,18 @@ def main(argv: list[str]) -> int:
     model = load_byte_model(options.run, options.checkpoint, options.device)
 
     def texts() -> Iterator[str]:
+        count = -1
         for count, record in enumerate(read_records(source, text_field=options.text_field, labelled=False)):
+            if len(record.text) > _LONG:
+                size = f"{len(record.text) / 1e6:.1f} million characters"
+                print(f"Text {count + 1:,} has {size}; nothing is shown until it is read.", file=sys.stderr)
             yield record.text
             if sys.stderr.isatty() and not count % 1024:
                 print(f"\r{count:,} texts", end="", file=sys.stderr)
         if sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr)
+        if count < 0:
+            raise UserError(f"{options.texts} holds no text.", "Give at least one line or record.")
 
     count = model.save_features(
         texts(),

@@ -99,7 +99,10 @@ def _directions(matrix: Matrix) -> tuple[Tensor, Tensor]:
 
 def _read(file: Path) -> Array:
     try:
-        array: Array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file} is not a NumPy array that can be read: {error}.", "Get the file again.") from error
+        with file.open("rb") as opened:
+            array: Array = np.lib.format.read_array(opened, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}.", "Check the file.") from error
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{file} is no whole array of numbers in NumPy's format.", "Get the file again.") from error
     return array

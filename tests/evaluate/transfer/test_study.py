@@ -1,7 +1,9 @@
 """A whole study on made-up features, and the folder of its classifier."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from evaluate.transfer.made import ids, make_set
 
 from overnight.errors import UserError
 from overnight.evaluate.transfer import Classifier, FeatureKind, Study, TransferSettings, study
+from overnight.train.folder import sha256
 
 DIGEST = "a" * 64
 
@@ -93,4 +96,16 @@ def test_a_classifier_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     described = (folder / "classifier.json").read_text()
     (folder / "classifier.json").write_text(described.replace("bad", "mad"))
     with pytest.raises(UserError, match=r"damaged: classifier\.json does not match its digest"):
+        Classifier.load(folder)
+
+
+@pytest.mark.parametrize("change", [lambda found: [found], lambda found: found | {"classes": 3}])
+def test_a_classifier_whose_values_are_of_other_kinds_is_refused(change: Callable[[Any], Any], tmp_path: Path) -> None:
+    folder = tmp_path / "classifier"
+    made_study(few_shot=False, ngrams=False).classifier.save(folder)
+    file, digests = folder / "classifier.json", folder / "digest.json"
+    before = sha256(file)
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    digests.write_text(digests.read_text().replace(before, sha256(file)))
+    with pytest.raises(UserError, match=r"The classifier .* cannot be read .*Train it again"):
         Classifier.load(folder)

@@ -138,6 +138,8 @@ class Classifier:
             raise UserError(f"The classifier {place} is damaged: {problem}.", "Train it again.")
         try:
             found = json.loads((place / "classifier.json").read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("classifier.json is no object")
             if found.get("format") != FORMAT:
                 raise UserError(
                     f"{place} has the format {found.get('format')!r}; this version of overnight reads {FORMAT!r}.",
@@ -155,5 +157,5 @@ class Classifier:
                 found["sign"],
                 found["threshold"],
             )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise UserError(f"The classifier {place} cannot be read ({error}).", "Train it again.") from error
