@@ -116,6 +116,12 @@ def test_evaluation_is_exact(cls: type[LinearOutput], options: dict[str, Any]) -
     with torch.no_grad():
         assert output.exact(h.view(9, 7, D), targets.view(9, 7)).item() == pytest.approx(right[0])
         assert -output.log_prob(h).gather(1, targets[:, None]).sum().item() == pytest.approx(right[0])
+        wanted = -output.log_prob(h).gather(1, targets[:, None])[:, 0]
+        for output.chunk in (None, 5):
+            torch.testing.assert_close(output.nats(h, targets), wanted)
+        with torch.autocast("cpu", torch.bfloat16):
+            wanted = -output.log_prob(h).gather(1, targets[:, None])[:, 0]
+            torch.testing.assert_close(output.nats(h, targets), wanted)
 
 
 @pytest.mark.parametrize(("cls", "options"), DRAWING)

@@ -16,8 +16,6 @@ from overnight.nn.softmax import NCE, AdaptiveSoftmax, FullSoftmax, LogUniform, 
 Carry = Mapping[str, Tensor]
 OUTPUTS = "full, sampled:N, nce:N or adaptive:C1,C2,…"
 SAMPLERS = ("log-uniform", "unigram")
-LOGITS = 2**22
-"""At most so many at once in ``nats``."""
 
 
 class WordModel(nn.Module):
@@ -57,10 +55,7 @@ class WordModel(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """-log p of each target, exact, [T, B] in float32 or wider, and the carry; few words' logits at a time."""
         h_TBN, carry = self.hidden(ids_TB, carry, reset_TB)
-        chunk = max(1, LOGITS // self.vocab_size)
-        parts = zip(h_TBN.flatten(0, 1).split(chunk), target_TB.flatten().split(chunk), strict=True)
-        nats = [-self.output.log_prob(h_CN).gather(1, target_C[:, None])[:, 0] for h_CN, target_C in parts]
-        return torch.cat(nats).view_as(target_TB), dict(carry)
+        return self.output.nats(h_TBN.flatten(0, 1), target_TB.flatten()).view_as(target_TB), dict(carry)
 
     def forward(
         self, ids_TB: Tensor, carry: Carry | None = None, reset_TB: Tensor | None = None

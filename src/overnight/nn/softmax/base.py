@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from overnight.errors import UserError
 from overnight.nn.rows import check_ids, whole_number
-from overnight.nn.softmax.chunked import chunked_cross_entropy, product_dtype
+from overnight.nn.softmax.chunked import LOGITS, chunked_cross_entropy, product_dtype
 
 
 class Output(nn.Module):
@@ -56,6 +56,12 @@ class Output(nn.Module):
     def log_prob(self, h: Tensor) -> Tensor:
         """Log-probabilities of all words, [N, D] → [N, V]: for few tokens, as when generating."""
         raise NotImplementedError
+
+    def nats(self, h: Tensor, targets: Tensor) -> Tensor:
+        """The exact negative log-likelihood of each target, [N, D] and [N] → [N], a chunk of tokens at a time."""
+        size = max(1, LOGITS // self.vocab_size)
+        parts = zip(h.split(size), targets.split(size), strict=True)
+        return torch.cat([-self.log_prob(h_CD).gather(1, targets_C[:, None])[:, 0] for h_CD, targets_C in parts])
 
     def _check(self, h: Tensor, targets: Tensor | None) -> None:
         if h.ndim < 2 or h.shape[-1] != self.hidden_size:
@@ -138,6 +144,21 @@ class LinearOutput(Output):
         with torch.autocast(h.device.type, enabled=False):
             logits = (h.to(dtype) @ self.weight.to(dtype).T).to(torch.promote_types(dtype, torch.float32))
             return torch.log_softmax(logits if self.bias is None else logits + self.bias, -1)
+
+    def nats(self, h: Tensor, targets: Tensor) -> Tensor:
+        """The exact negative log-likelihood of each target, [N, D] and [N] → [N] in float32 or wider."""
+        self._check(h, targets)
+        dtype = product_dtype(self.weight)
+        wide, size = torch.promote_types(dtype, torch.float32), self.chunk or max(1, LOGITS // self.vocab_size)
+        nats = []
+        with torch.autocast(h.device.type, enabled=False):
+            weight = self.weight.to(dtype)  # once: of a large vocabulary the cast costs more than a few words' product
+            for h_CD, targets_C in zip(h.split(size), targets.split(size), strict=True):
+                logits_CV = (h_CD.to(dtype) @ weight.T).to(wide)
+                if self.bias is not None:
+                    logits_CV = logits_CV + self.bias
+                nats.append(logits_CV.logsumexp(1) - logits_CV.gather(1, targets_C[:, None])[:, 0])
+        return torch.cat(nats)
 
     def extra_repr(self) -> str:
         """For ``print``."""
