@@ -175,6 +175,17 @@ def test_gradients_of_rows_train_as_dense_ones_do(words: Path, tmp_path: Path) -
         torch.testing.assert_close(weight, ends[1][name], msg=name)
 
 
+@pytest.mark.parametrize("setting", ["optimizer.weight_decay=0.01", "optimizer.momentum=0.9"])
+def test_sgd_of_rows_has_decay_and_momentum(words: Path, tmp_path: Path, setting: str) -> None:
+    """torch's SGD has neither for gradients that hold some rows only."""
+    run = word_lm(words, output="sampled:20", batch_size=4, length=6, steps=4, lr=0.5)
+    run = small(run, evaluations=1, checkpoint_steps=2).with_setting(setting)
+    assert run.model.keywords["sparse"]
+    train(run, tmp_path / "run", QUIET)
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "00000004").optimizer
+    train(replace(run, steps=5), tmp_path / "run", replace(QUIET, resume=True))
+
+
 def test_only_the_recurrence_is_clipped_where_the_quirk_says_so(words: Path, tmp_path: Path) -> None:
     """One step of SGD from the same weights: what is not clipped moves as far as without clipping."""
     moved = {}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from overnight.train.run import Run
 
 OPTIMIZERS = {
-    "sgd": "torch.optim.SGD",
+    "sgd": "overnight.optim.rows.RowSGD",
     "adagrad": "overnight.optim.rows.RowAdagrad",
     "adam": "torch.optim.Adam",
     "adamw": "torch.optim.AdamW",
