@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from overnight.errors import UserError
 from overnight.optim.rows import RowAdagrad
 from overnight.recipes.word_lm import word_lm
 from overnight.recipes.word_presets import PRESETS, QUIRKS
-from overnight.schedule import Progress
+from overnight.schedule import Progress, constant
 from overnight.train.build import build
 from overnight.train.checkpoint import load_checkpoint, load_model
 from overnight.train.distributed import World
@@ -184,6 +185,20 @@ def test_sgd_of_rows_has_decay_and_momentum(words: Path, tmp_path: Path, setting
     train(run, tmp_path / "run", QUIET)
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "00000004").optimizer
     train(replace(run, steps=5), tmp_path / "run", replace(QUIET, resume=True))
+
+
+def test_rows_that_were_never_touched_are_decayed_in_a_checkpoint(words: Path, tmp_path: Path) -> None:
+    run = word_lm(words, output="sampled:4", batch_size=1, length=2, steps=4, lr=0.5, optimizer="adagrad")
+    run = small(run, evaluations=0).with_setting("optimizer.weight_decay=0.01")
+    run = replace(run, schedule=partial(constant))
+    parts = build(run, ALONE)
+    start = parts.task.model.state_dict()["embedding.weight"]
+    seen = torch.cat([parts.data.at(step, 0, 1).input_TB.flatten() for step in range(4)])
+    untouched = torch.ones(len(start), dtype=torch.bool).index_fill(0, seen, False)
+    assert 0 < untouched.sum() < len(start)
+    train(run, tmp_path / "run", QUIET)
+    end = load_checkpoint(tmp_path / "run" / "checkpoints" / "00000004").model["embedding.weight"]
+    torch.testing.assert_close(end[untouched], start[untouched] * (1 - 0.5 * 0.01) ** 4)
 
 
 def test_only_the_recurrence_is_clipped_where_the_quirk_says_so(words: Path, tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ class Loop:
         """
         state = self.state
         started = time.monotonic()
+        self._settle()
         interrupted, record = self.world.broadcast_object(self.world.on_main(self._look)) or (False, None)
         if interrupted:
             self._control()
@@ -224,10 +225,17 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint."""
         started = time.monotonic()
+        self._settle()
         checkpoint = capture(self.state, self.stepper, self.world, self.budget.total, self.ema)
         self.world.on_main(lambda: save_checkpoint(self.folder / "checkpoints", checkpoint, self.run.keep_last))
         self.saved_seconds = self.state.seconds
         self.meter.exclude(time.monotonic() - started)
+
+    def _settle(self) -> None:
+        """Let an optimizer of rows make up for the weight decay of rows that had no gradient of late."""
+        settle = getattr(self.stepper.optimizer, "settle", None)
+        if settle is not None:
+            settle()
 
     def _evaluation_due(self, done: float) -> bool:
         """Whether the run has come to the next of its evenly spread evaluations since the last it made."""
