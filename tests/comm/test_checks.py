@@ -1,9 +1,11 @@
 """Mistakes are found at the start, by every rank, in words; nothing waits for ever."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from comm.checks_work import MISTAKES, a_rank_that_stalls, meet, mistakes
 from train.launching import free_port
 from train.on_ranks import on_ranks
@@ -52,6 +54,19 @@ def test_a_rank_that_stalls_is_given_up_on(tmp_path: Path) -> None:
     assert isinstance(waited, UserError), waited
     assert int(str(waited).split()[0]) <= 4
     assert "the ranks met at 127.0.0.1:" in str(waited)
+
+
+def test_a_callback_that_comes_late_is_waited_for() -> None:
+    """Backward may return before the callback of what it waited for has run."""
+    meter, future = Meter(), torch.futures.Future[int]()
+    meter.step()
+    meter.watch(future)
+    late = threading.Timer(0.05, future.set_result, [1])
+    late.start()
+    traffic = meter.read()
+    late.join()
+    assert 0.0 < traffic.waiting_seconds <= traffic.busy_seconds < 10.0
+    assert meter.read().waiting_seconds == 0.0
 
 
 def test_a_meter_that_has_seen_nothing() -> None:

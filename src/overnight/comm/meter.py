@@ -51,8 +51,8 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._under_way, self._since, self._started, self._ended = 0, 0.0, 0.0, 0.0
+        self._lock = threading.Condition()
+        self._under_way, self._since, self._started, self._waited = 0, 0.0, 0.0, 0.0
         self._clear()
 
     def wrap(self, hook: Hook, *, steps: bool = True) -> Hook:
@@ -99,6 +99,8 @@ class Meter:
     def read(self) -> Traffic:
         """What was counted since the last reading; call it when no exchange is under way."""
         with self._lock:
+            # backward may return a moment before the callbacks of what it waited for
+            self._lock.wait_for(lambda: self._under_way == 0, timeout=1.0)
             self._close()
             traffic = Traffic(self._steps, dict(self._calls), self._payload, self._wire, self._busy, self._waiting)
             self._clear()
@@ -109,22 +111,24 @@ class Meter:
         self._calls: Counter[str] = Counter()
 
     def _close(self) -> None:
-        self._waiting += max(0.0, self._ended - self._started)
-        self._started = self._ended = 0.0
+        self._waiting += self._waited
+        self._waited = 0.0
 
     def _begin(self) -> None:
         with self._lock:
-            self._started = time.perf_counter()
+            self._started, self._waited = time.perf_counter(), 0.0
             if self._under_way == 0:
                 self._since = self._started
             self._under_way += 1
 
     def _end(self) -> None:
         with self._lock:
-            self._ended = time.perf_counter()
+            ended = time.perf_counter()
             self._under_way -= 1
+            self._waited = ended - self._started
             if self._under_way == 0:
-                self._busy += self._ended - self._since
+                self._busy += ended - self._since
+                self._lock.notify_all()
 
     def _count(self, name: str, payload: int, ranks: int) -> None:
         with self._lock:
