@@ -234,6 +234,16 @@ def test_tied_weights_are_saved_and_loaded(words: Path, tmp_path: Path) -> None:
     assert model.output.weight is model.embedding.weight
 
 
+@pytest.mark.parametrize("preset", ["ptb-small", "wsj-rnn", "wsj-fnn"])
+def test_the_seed_is_the_sampler_s_too(words: Path, preset: str) -> None:
+    ids, found = torch.zeros(3, 2, dtype=torch.long), []
+    for seed in (0, 0, 1):
+        run = small(word_lm(words, preset=preset, output="sampled:20", batch_size=4, lr=0.1, dropout=0.0, seed=seed))
+        torch.manual_seed(0)
+        found.append(run.model().train().loss(ids, ids)[0].item())
+    assert found[0] == found[1] != found[2]
+
+
 def test_unigram_samples_by_the_corpus_counts(words: Path, tmp_path: Path) -> None:
     run = small(word_lm(words, output="sampled:20", sampler="unigram", batch_size=4, length=6, steps=3), evaluations=1)
     train(run, tmp_path / "run", QUIET)

@@ -31,7 +31,7 @@ class FeedForwardLM(WordModel):
         context: C = n - 1.
         direct: connect x to the output too.
         dropout: on what the output layer reads.
-        output, sparse, sampler, counts, certain, per_step, init_range: see ``overnight.models.word_lm.WordLM``.
+        output, sparse, sampler, counts, certain, per_step, seed, init_range: see ``overnight.models.word_lm.WordLM``.
 
     Raises:
         UserError: if a size is less than 1.
@@ -57,6 +57,7 @@ class FeedForwardLM(WordModel):
         counts: str | None = None,
         certain: str = "batch",
         per_step: bool = False,
+        seed: int = 0,
         init_range: float | None = None,
     ) -> None:
         super().__init__()
@@ -67,7 +68,15 @@ class FeedForwardLM(WordModel):
         self.input = nn.Linear(context * embedding_size, hidden_size)
         width = hidden_size + (context * embedding_size if direct else 0)
         self.output = output_layer(
-            output, width, vocab_size, sampler=sampler, counts=counts, certain=certain, per_step=per_step, sparse=sparse
+            output,
+            width,
+            vocab_size,
+            sampler=sampler,
+            counts=counts,
+            certain=certain,
+            per_step=per_step,
+            seed=seed,
+            sparse=sparse,
         )
         _fill(self, init_range)
 
@@ -107,7 +116,8 @@ class RecurrentLM(WordModel):
         hidden_size: H.
         activation: ``tanh``, ``sigmoid`` (Mikolov's) or ``relu``.
         dropout: on the embedding and on what the output layer reads.
-        output, tied, sparse, sampler, counts, certain, per_step, init_range: see ``overnight.models.word_lm.WordLM``.
+        output, tied, sparse, sampler, counts, certain, per_step, seed, init_range: see
+            ``overnight.models.word_lm.WordLM``.
 
     Raises:
         UserError: if a size is less than 1 or the activation is not known.
@@ -133,6 +143,7 @@ class RecurrentLM(WordModel):
         counts: str | None = None,
         certain: str = "batch",
         per_step: bool = False,
+        seed: int = 0,
         init_range: float | None = None,
     ) -> None:
         super().__init__()
@@ -153,6 +164,7 @@ class RecurrentLM(WordModel):
             counts=counts,
             certain=certain,
             per_step=per_step,
+            seed=seed,
             sparse=sparse,
         )
         _fill(self, init_range)

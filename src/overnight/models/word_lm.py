@@ -44,7 +44,7 @@ class WordLM(WordModel):
         sparse: gradients of the embedding and of a sampled output hold the rows of the step only; the optimizer must
             take such (``torch.optim.SGD``, ``torch.optim.Adagrad``, ``overnight.optim``'s row optimizers).
         embedding_gradient_scale: the embedding's gradient is multiplied by this; 1 but for the recipe of f-lm.
-        sampler, counts, certain, per_step: of a sampled output.
+        sampler, counts, certain, per_step, seed: of a sampled output.
         path, chunk: see ``overnight.nn.recurrence.Recurrent``.
 
     Raises:
@@ -79,6 +79,7 @@ class WordLM(WordModel):
         counts: str | None = None,
         certain: str = "batch",
         per_step: bool = False,
+        seed: int = 0,
         path: Path = "auto",
         chunk: int | None = None,
     ) -> None:
@@ -102,6 +103,7 @@ class WordLM(WordModel):
             counts=counts,
             certain=certain,
             per_step=per_step,
+            seed=seed,
             sparse=sparse,
         )
         if init_range is not None:

@@ -84,7 +84,7 @@ def word_lm(
         precision: auto takes bf16 where the device has it.
         reset: zero the state before each sentence or shard, or never.
         evaluations: held-out evaluations, evenly over the run; one an epoch unless given.
-        seed: of weights and data.
+        seed: of weights, data and sampled words.
     """
     if preset not in PRESETS:
         raise UserError(f"There is no preset {preset!r}.", _near(preset, PRESETS))
@@ -131,7 +131,7 @@ def word_lm(
     return Run(
         recipe="word-lm",
         model=_model(
-            base, opened, corpus, gates, output, sampler, tied, dropout, factor_init, _rows(chosen, notes), on
+            base, opened, corpus, gates, output, sampler, tied, dropout, factor_init, _rows(chosen, notes), on, seed
         ),
         task=partial(WordModelTask, reduction="sum_over_time" if summed else "mean", frobenius_decay=frobenius_decay),
         data=partial(_lanes(), corpus=corpus, split="train", length=length, reset=zeroed),
@@ -215,6 +215,7 @@ def _model(
     factor_init: str,
     rows: bool,
     on: tuple[str, ...],
+    seed: int,
 ) -> "partial[Any]":
     from overnight.models.neural_lm import FeedForwardLM, RecurrentLM
     from overnight.models.word_lm import WordLM
@@ -227,6 +228,7 @@ def _model(
         "output": base.output if output is None else output,
         "sparse": rows,
         "init_range": base.init_range,
+        "seed": seed,
     }
     if sampler != "log-uniform":
         settings |= {"sampler": sampler, "counts": corpus}
