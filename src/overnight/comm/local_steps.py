@@ -1,13 +1,9 @@
-"""Local steps (DiLoCo): ranks train alone for H steps, then meet at an outer step along their mean displacement.
-
-Shape suffixes: R rows exchanged.
-"""
+"""Local steps (DiLoCo): ranks train alone for H steps, then meet at an outer step along their mean displacement."""
 
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -16,33 +12,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from overnight.comm.checks import (
-    failed,
-    lost,
-    model_digest,
-    ranks_group,
-    release,
-    same_everywhere,
-    sparse_parameters,
-    take,
-)
+from overnight.comm import checks
+from overnight.comm.displacements import Displacements, Moved
 from overnight.comm.meter import Meter
-from overnight.comm.residual import Residual, ResidualMode
+from overnight.comm.residual import ResidualMode
 from overnight.comm.sampled import SampledParallel
 from overnight.errors import UserError
-
-BUCKET_BYTES = 25 * 2**20
-"""Of one all-reduce, as in DDP; a larger parameter is an all-reduce of its own."""
-
-
-@dataclass(frozen=True)
-class _UnderWay:
-    names: list[str]
-    rows: list[Tensor | None]
-    shapes: list[torch.Size]
-    packed: Tensor
-    left: dict[str, Tensor]
-    work: dist.Work | None
 
 
 class LocalSteps:
@@ -81,7 +56,6 @@ class LocalSteps:
         module: the model.
         outer: name → θ, in float32 at least.
         momentum_buffer: name → v.
-        residual: what rounding to bfloat16 has left.
         since_exchange: inner steps since the last exchange.
 
     Raises:
@@ -110,26 +84,29 @@ class LocalSteps:
             raise UserError(
                 f"The model is wrapped in {type(model).__name__} already.", "Give LocalSteps the model itself."
             )
-        group = ranks_group(process_group)
-        members, timeout = dist.get_process_group_ranks(group), timedelta(seconds=timeout_seconds)
-        self.module, self.meter = model, meter
-        self.every, self.outer_lr, self.momentum, self.nesterov, self.dtype = every, outer_lr, momentum, nesterov, dtype
-        outer_step = f"{every} {outer_lr} {momentum} {nesterov} {dtype}"
-        digests = {"model": model_digest(model), "buffers": _buffer_digest(model), "outer step": outer_step}
-        same_everywhere(digests | {"data": data, "torch": torch.__version__}, dist.new_group(members, timeout, "gloo"))
-        take(model)
-        self.group, self._first = dist.new_group(members, timeout), members[0]
-        self.ranks, self.rank = self.group.size(), self.group.rank()
-        self.residual = Residual(self.group)
-        self._parameters = [name for name, p in model.named_parameters() if p.requires_grad]
-        self._sparse = list(sparse_parameters(model))
-        with self._exchanging(), torch.no_grad():
+        members = dist.get_process_group_ranks(checks.ranks_group(process_group))
+        timeout = timedelta(seconds=timeout_seconds)
+        digests = {
+            "model": checks.model_digest(model),
+            "model's buffers": _buffer_digest(model),
+            "outer step": f"{every} {outer_lr} {momentum} {nesterov} {dtype}",
+            "data": data,
+            "torch": torch.__version__,
+        }
+        checks.same_everywhere(digests, dist.new_group(members, timeout, "gloo"))
+        checks.take(model)
+        self.module, self.meter, self.group = model, meter, dist.new_group(members, timeout)
+        self.every, self.outer_lr, self.momentum, self.nesterov = every, outer_lr, momentum, nesterov
+        self._trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        with _exchanging(), torch.no_grad():
             for tensor in [*(p.detach() for p in model.parameters()), *_buffers(model).values()]:
-                self._from_first(tensor)
-        self.outer = {name: tensor.to(_wide(tensor), copy=True) for name, tensor in self._tensors().items()}
+                self._take_from_first(tensor)
+        self.outer = {name: tensor.to(_wide(tensor), copy=True) for name, tensor in self._local().items()}
         self.momentum_buffer: dict[str, Tensor] = {}
         self.since_exchange = 0
-        self._buckets = self._bucketed()
+        rounded = self._trained if dtype == "bf16" else []
+        sparse = list(checks.sparse_parameters(model))
+        self._displacements = Displacements(self.group, self.outer, sparse=sparse, rounded=rounded, meter=meter)
 
     def step(self) -> bool:
         """Count an inner step, after ``optimizer.step()``; exchange if it is the H-th. Every rank must.
@@ -157,27 +134,16 @@ class LocalSteps:
         """
         if self.since_exchange == 0:
             return
-        with self._exchanging():
-            under_way = self._launch()
-            for exchange in under_way:
-                if exchange.work is not None:
-                    exchange.work.wait()
+        with _exchanging():
             for name, buffer in _buffers(self.module).items():
                 if name not in self.outer:
-                    self._from_first(buffer)
-        if not all(bool(torch.isfinite(exchange.packed).all()) for exchange in under_way):
-            raise UserError(
-                "Weights of at least one rank are not finite after its local steps.",
-                "Lower the inner learning rate or clip gradients, and start again from the last checkpoint.",
-            )
-        tensors = self._tensors()
-        for exchange in under_way:
-            self.residual.kept |= exchange.left
-            sizes = [shape.numel() for shape in exchange.shapes]
-            parts = exchange.packed.split(sizes)
-            for name, rows_R, shape, part in zip(exchange.names, exchange.rows, exchange.shapes, parts, strict=True):
-                self._outer_step(name, part.view(shape).to(self.outer[name].dtype), rows_R)
-                tensors[name].copy_(self.outer[name])
+                    with nullcontext() if self.meter is None else self.meter.counting():
+                        self._take_from_first(buffer)
+            local = self._local()
+            moved = self._displacements.mean(local)
+        for each in moved:
+            self._outer_step(each)
+            local[each.name].copy_(self.outer[each.name])
         self.since_exchange = 0
 
     def state_dict(self, residual: ResidualMode = "flush") -> dict[str, Any]:
@@ -194,20 +160,18 @@ class LocalSteps:
         """
         if residual == "flush":
             self.exchange_now()
-        with self._exchanging():
-            kept = self.residual.saved(residual)
-        tensors = self._tensors()
-        apart = [
-            name for name, outer in self.outer.items() if residual != "flush" or outer.dtype != tensors[name].dtype
-        ]
+        with _exchanging():
+            rounding = self._displacements.residual.saved(residual)
+        local = self._local()
+        apart = [name for name, outer in self.outer.items() if residual != "flush" or outer.dtype != local[name].dtype]
         return {
             "mode": residual,
-            "ranks": self.ranks,
-            "rank": self.rank,
+            "ranks": self.group.size(),
+            "rank": self.group.rank(),
             "since_exchange": self.since_exchange if residual == "per_rank" else 0,
             "outer": {name: self.outer[name].to("cpu", copy=True) for name in apart},
             "momentum_buffer": {name: v.to("cpu", copy=True) for name, v in self.momentum_buffer.items()},
-            "residual": kept,
+            "residual": rounding,
         }
 
     @torch.no_grad()
@@ -217,140 +181,63 @@ class LocalSteps:
         Raises:
             UserError: for one of another model; or saved ``per_rank`` by other ranks than this.
         """
-        if saved["mode"] == "per_rank" and (saved["ranks"], saved["rank"]) != (self.ranks, self.rank):
+        ranks, rank = self.group.size(), self.group.rank()
+        if saved["mode"] == "per_rank" and (saved["ranks"], saved["rank"]) != (ranks, rank):
             raise UserError(
-                f"The saved local steps are of rank {saved['rank']} of {saved['ranks']}, "
-                f"this is rank {self.rank} of {self.ranks}.",
+                f"The saved local steps are of rank {saved['rank']} of {saved['ranks']}, this is rank {rank} of "
+                f"{ranks}.",
                 "Load each rank's own, or save with residual='flush' to resume on any number of ranks.",
             )
-        tensors = self._tensors()
+        local = self._local()
         for name, value in [*saved["outer"].items(), *saved["momentum_buffer"].items()]:
-            if name not in tensors or tensors[name].shape != value.shape:
+            if name not in local or local[name].shape != value.shape:
                 raise UserError(f"The saved outer weights of {name} are not of this model.", "Load the model's own.")
-        self.residual.load(saved["residual"], tensors)
+        self._displacements.residual.load(saved["residual"], local)
         for name, outer in self.outer.items():
-            outer.copy_(saved["outer"].get(name, tensors[name]))
+            outer.copy_(saved["outer"].get(name, local[name]))
             if saved["mode"] != "per_rank":
-                tensors[name].copy_(outer)
+                local[name].copy_(outer)
         momentum = saved["momentum_buffer"] if self.momentum else {}
         self.momentum_buffer = {name: v.to(self.outer[name], copy=True) for name, v in momentum.items()}
         self.since_exchange = int(saved["since_exchange"])
 
     def close(self) -> None:
         """Let the model be registered again. What was not exchanged stays each rank's own."""
-        release(self.module)
+        checks.release(self.module)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Parameters that are trained, and floating-point buffers; both may have been replaced since the start."""
+    def _local(self) -> dict[str, Tensor]:
+        """θ_r: parameters that are trained, and floating-point buffers, which modules may have replaced by now."""
         parameters = dict(self.module.named_parameters())
-        found: dict[str, Tensor] = {name: parameters[name].detach() for name in self._parameters}
+        found: dict[str, Tensor] = {name: parameters[name].detach() for name in self._trained}
         return found | {name: b for name, b in _buffers(self.module).items() if b.is_floating_point()}
 
-    def _bucketed(self) -> list[list[str]]:
-        """Names whose tensors are exchanged together, in one order on all ranks."""
-        buckets: list[list[str]] = []
-        last, size = None, 0
-        trained = set(self._parameters)
-        for name, outer in self.outer.items():
-            kind, more = (outer.device, outer.dtype, name in trained), outer.numel() * outer.element_size()
-            if kind != last or size + more > BUCKET_BYTES:
-                buckets.append([])
-                size = 0
-            buckets[-1].append(name)
-            last, size = kind, size + more
-        return buckets
-
-    def _launch(self) -> list[_UnderWay]:
-        rows = self._changed_rows()
-        tensors = self._tensors()
-        under_way = []
-        for names in self._buckets:
-            moved = []
-            for name in names:
-                delta, rows_R = self._displacement(name, tensors[name]), rows.get(name)
-                moved.append(delta if rows_R is None else delta[rows_R])
-            under_way.append(self._start(names, moved, [rows.get(name) for name in names]))
-        return under_way
-
-    def _start(self, names: list[str], moved: list[Tensor], rows: list[Tensor | None]) -> _UnderWay:
-        left = {}
-        if self.dtype == "bf16" and names[0] in self._parameters:
-            for place, (name, rows_R) in enumerate(zip(names, rows, strict=True)):
-                kept = self.residual.kept.get(name, torch.zeros_like(self.outer[name]))
-                own = moved[place] + (kept if rows_R is None else kept[rows_R])
-                moved[place] = (own / self.ranks).to(torch.bfloat16)
-                error = own - moved[place].to(own.dtype) * self.ranks
-                left[name] = error if rows_R is None else kept.index_copy(0, rows_R, error)
-            packed = torch.cat([delta.reshape(-1) for delta in moved])
-        else:
-            packed = torch.cat([delta.reshape(-1) for delta in moved]).div_(self.ranks)
-        work = self._all_reduce(packed, dist.ReduceOp.SUM) if packed.numel() else None
-        return _UnderWay(names, rows, [delta.shape for delta in moved], packed, left, work)
-
-    def _displacement(self, name: str, local: Tensor) -> Tensor:
-        """θ - θ_r, exactly zero where nothing was changed, also of what is infinite, as in masks."""
-        outer = self.outer[name]
-        # where a rank began is θ in the parameter's own precision
-        began = outer.to(local.dtype)
-        return (began.to(outer.dtype) - local.to(outer.dtype)).masked_fill_(began == local, 0.0)
-
-    def _changed_rows(self) -> dict[str, Tensor]:
-        """Of parameters with sparse gradients, the rows that changed on any rank since the last exchange."""
-        if not self._sparse:
-            return {}
-        tensors = self._tensors()
-        masks = [
-            self._displacement(name, tensors[name]).reshape(len(tensors[name]), -1).any(1) for name in self._sparse
-        ]
-        joined = torch.cat(masks).to(torch.uint8)
-        self._all_reduce(joined, dist.ReduceOp.MAX).wait()
-        parts = joined.split([len(mask) for mask in masks])
-        return {name: part.nonzero()[:, 0] for name, part in zip(self._sparse, parts, strict=True)}
-
-    def _outer_step(self, name: str, delta: Tensor, rows_R: Tensor | None) -> None:
-        outer = self.outer[name]
-        if name not in self._parameters:
-            outer.sub_(delta)
+    def _outer_step(self, moved: Moved) -> None:
+        outer = self.outer[moved.name]
+        if moved.name not in self._trained:
+            outer.sub_(moved.delta)
         elif not self.momentum:
-            _add(outer, rows_R, delta, -self.outer_lr)
+            _add(outer, moved, -self.outer_lr)
         else:
-            if name not in self.momentum_buffer:
-                self.momentum_buffer[name] = torch.zeros_like(outer)
-            v = self.momentum_buffer[name].mul_(self.momentum)
-            _add(v, rows_R, delta, 1.0)
+            if moved.name not in self.momentum_buffer:
+                self.momentum_buffer[moved.name] = torch.zeros_like(outer)
+            v = self.momentum_buffer[moved.name].mul_(self.momentum)
+            _add(v, moved, 1.0)
             if self.nesterov:
-                _add(outer, rows_R, delta, -self.outer_lr)
+                _add(outer, moved, -self.outer_lr)
             outer.sub_(v, alpha=self.outer_lr * (self.momentum if self.nesterov else 1.0))
 
-    def _all_reduce(self, tensor: Tensor, op: Any) -> dist.Work:
-        with nullcontext() if self.meter is None else self.meter.counting():
-            work: dist.Work = dist.all_reduce(tensor, op, group=self.group, async_op=True)
-        if self.meter is not None:
-            self.meter.watch(work.get_future())
-        return work
-
-    def _from_first(self, tensor: Tensor) -> None:
+    def _take_from_first(self, tensor: Tensor) -> None:
         given = tensor.contiguous()
-        with nullcontext() if self.meter is None else self.meter.counting():
-            dist.broadcast(given, self._first, group=self.group)
+        dist.broadcast(given, group=self.group, group_src=0)
         if given is not tensor:
             tensor.copy_(given)
 
-    @contextmanager
-    def _exchanging(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            if lost(error):
-                raise failed(error, "The exchange of local steps") from error
-            raise
 
-
-def _add(target: Tensor, rows_R: Tensor | None, delta: Tensor, factor: float) -> None:
-    if rows_R is None:
-        target.add_(delta, alpha=factor)
+def _add(target: Tensor, moved: Moved, factor: float) -> None:
+    if moved.rows_R is None:
+        target.add_(moved.delta, alpha=factor)
     else:
-        target.index_add_(0, rows_R, delta, alpha=factor)
+        target.index_add_(0, moved.rows_R, moved.delta, alpha=factor)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
@@ -366,6 +253,16 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
 def _buffer_digest(model: nn.Module) -> str:
     lines = [f"{name} {list(buffer.shape)} {buffer.dtype}" for name, buffer in _buffers(model).items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@contextmanager
+def _exchanging() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if checks.lost(error):
+            raise checks.failed(error, "The exchange of local steps") from error
+        raise
 
 
 def _check(every: int, outer_lr: float, momentum: float, dtype: str | None) -> None:
