@@ -33,30 +33,43 @@ def perplexity(nats: float, count: int) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a run's losses are told as; the lower, the better.
+    """What a run is judged by.
 
     Attributes:
         name: key in the run folder's records.
         title: in words.
         counted: what the targets are.
-        of: (summed nats, count) → value.
+        of: (summed nats, count) → value; None where it does not follow from the loss.
+        higher_is_better: otherwise the lower, the better.
     """
 
     name: str
     title: str
     counted: str
-    of: Callable[[float, int], float]
+    of: Callable[[float, int], float] | None = None
+    higher_is_better: bool = False
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether a value is strictly better than another; one that is not finite never is.
+
+        >>> METRICS["accuracy"].better(0.99, 0.98), METRICS["perplexity"].better(99.0, 98.0)
+        (True, False)
+        """
+        if not math.isfinite(value):
+            return False
+        return value > than if self.higher_is_better else value < than
 
 
 METRICS = {
     "bits_per_byte": Metric("bits_per_byte", "bits per byte", "bytes", bits_per_byte),
     "perplexity": Metric("perplexity", "perplexity", "words", perplexity),
+    "accuracy": Metric("accuracy", "accuracy", "images", higher_is_better=True),
 }
 """By name: a task says which is its own (``metric``)."""
 
 
 def metric_of(task: Any) -> Metric:
-    """What a task's losses are told as.
+    """What a task's runs are judged by.
 
     Raises:
         UserError: if it names a metric that there is not.

@@ -14,15 +14,17 @@ class Budget:
 
     Args:
         run: exactly one of its ``epochs``, ``steps`` and ``minutes`` is given.
-        steps_per_epoch: of the data.
+        steps_per_epoch: of the data; not a whole number where a batch may hold the end of one epoch and the start of
+            the next.
     """
 
-    def __init__(self, run: Run, steps_per_epoch: int) -> None:
+    def __init__(self, run: Run, steps_per_epoch: float) -> None:
         self.batch = run.global_batch_size
         self.seconds = None if run.minutes is None else run.minutes * 60.0
         self.steps: int | None = run.steps
         if run.epochs is not None:
-            self.steps = max(1, math.ceil(run.epochs * steps_per_epoch))
+            # a product of floats may lie a rounding above the whole number that it means
+            self.steps = max(1, math.ceil(round(run.epochs * steps_per_epoch, 6)))
         self.total = math.inf if self.steps is None else float(self.steps * self.batch)
 
     def observe(self, samples: int, seconds: float) -> None:

@@ -31,7 +31,7 @@ def print_prologue(run: Run, folder: Path, derived: Mapping[str, Any], step: int
         "recipe": run.recipe,
         "parameters": f"{derived['parameters']:,}",
         "batch": f"{derived['batch']}; {derived['tokens_per_step']:,} {derived.get('counted', 'bytes')} a step",
-        "budget": f"{budget}; {derived['steps_per_epoch']:,} steps an epoch",
+        "budget": f"{budget}; {round(derived['steps_per_epoch'], 2):,} steps an epoch",
         "rate": f"{derived['lr']:g} at its peak, {run.schedule.func.__name__}",
         "precision": f"{derived['precision']} ({derived['precision_reason']}), {derived['threads']} threads",
     }
@@ -98,8 +98,10 @@ class ConsoleSink:
         skipped = f"  skipped {record.skipped}" if record.skipped else ""
         if record.perplexity is not None:
             told, rate = f"perplexity {record.perplexity:,.1f}", f"{record.tokens_per_s:,.0f} words/s"
+        elif record.bits_per_byte is not None:
+            told, rate = f"{record.bits_per_byte:.3f} bits per byte", _rate(record.tokens_per_s)
         else:
-            told, rate = f"{record.bits_per_byte or math.nan:.3f} bits per byte", _rate(record.tokens_per_s)
+            told, rate = f"loss {record.loss:.4f}", f"{record.tokens_per_s:,.0f} targets/s"
         return (
             f"{self._fraction():4.0%}  step {record.step:,}  {told}  "
             f"{rate}  {_clock(self._seconds_left())} left{skipped}"

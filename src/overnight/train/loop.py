@@ -172,7 +172,8 @@ class Loop:
         self.world.on_main(tell)
 
     def _told(self, name: str, total: float, count: int) -> float | None:
-        return METRICS[name].of(total, count) if name == self.metric.name else None
+        of = METRICS[name].of
+        return of(total, count) if of is not None and name == self.metric.name else None
 
     def evaluate(self) -> None:
         """Evaluate on rank 0, sample, mark the best, save.
@@ -189,7 +190,7 @@ class Loop:
         state.last_evaluation = record
         name = self.metric.name
         value = record[name] if record is not None else math.nan
-        if math.isfinite(value) and (state.best is None or value < state.best[name]):
+        if math.isfinite(value) and (state.best is None or self.metric.better(value, state.best[name])):
             state.best = {"step": state.step, name: value}
         self.meter.exclude(time.monotonic() - started)
         self.save()
