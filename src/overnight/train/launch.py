@@ -2,8 +2,7 @@
 
 import os
 import platform
-import signal
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from overnight.train.build import Parts, build
 from overnight.train.components import Component
 from overnight.train.console import ConsoleSink, print_prologue
 from overnight.train.distributed import World, start_world
-from overnight.train.folder import write_json
-from overnight.train.host import StoppedError, catch_signals, keep_freed_memory, set_threads
+from overnight.train.ending import run_to_end
+from overnight.train.host import catch_signals, keep_freed_memory, set_threads
 from overnight.train.loop import Loop
-from overnight.train.record import JsonlSink, Sink, TensorBoardSink, finite, summary_writer
+from overnight.train.record import JsonlSink, Sink, TensorBoardSink, summary_writer
 from overnight.train.run import Run
 from overnight.train.run_folder import open_run, start_run
 from overnight.train.state import State, restore
@@ -82,18 +81,12 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
             budget.observe(state.applied, state.seconds)
         sinks: list[Sink] = []
 
-        def start() -> None:
-            if options.tensorboard:
-                summary_writer()
-            derived = _derived(run, parts, budget, threads, world)
-            start_run(folder, run, derived, options.command, options.resume, state if resuming else None, stack)
-            _add(sinks, JsonlSink(folder), stack)
-            if options.tensorboard:
-                _add(sinks, TensorBoardSink(folder, state.step), stack)
-            if not options.quiet:
-                print_prologue(run, folder, derived, state.step)
-
-        world.on_main(start)
+        resumed = state if resuming else None
+        world.on_main(
+            lambda: open_records(
+                run, folder, options, derived(run, parts, budget, threads, world), resumed, sinks, stack
+            )
+        )
         stop = stack.enter_context(catch_signals())
         loop = Loop(
             run, folder, world, parts.plan, stepper, parts.data, budget, state, sinks, stop, parts.peaks, parts.ema
@@ -101,18 +94,36 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
         if world.is_main and not options.quiet:
             shown = ConsoleSink(lambda: budget.fraction(state.step, state.seconds), loop.seconds_left)
             _add(sinks, shown, stack)
-        try:
-            ended = _memory_in_words(loop)
-        except UserError as error:
-            with suppress(UserError):  # the disk may be full
-                _write_summary(loop, "failed", error.problem)
-            raise
-        if ended == "stopped":
-            return world.together(lambda: _write_summary(loop, "stopped", _stopped(loop, "; saved")))
-        try:
-            return _sum_up(loop)
-        except StoppedError:
-            return _write_summary(loop, "stopped", _stopped(loop, " in the final evaluation; the model is saved"))
+        return run_to_end(loop)
+
+
+def open_records(
+    run: Run,
+    folder: Path,
+    options: Options,
+    derived: dict[str, Any],
+    resumed: State | None,
+    sinks: list[Sink],
+    stack: ExitStack,
+) -> None:
+    """Open the run folder, and the sinks that write there; print what is about to be trained.
+
+    Args:
+        run, folder, options: as ``train`` takes them.
+        derived: what follows from the settings.
+        resumed: where a resumed run goes on; None for one that starts.
+        sinks: takes what is opened.
+        stack: closes it.
+    """
+    if options.tensorboard:
+        summary_writer()
+    start_run(folder, run, derived, options.command, options.resume, resumed, stack)
+    step = resumed.step if resumed is not None else 0
+    _add(sinks, JsonlSink(folder), stack)
+    if options.tensorboard:
+        _add(sinks, TensorBoardSink(folder, step), stack)
+    if not options.quiet:
+        print_prologue(run, folder, derived, step)
 
 
 def _add(sinks: list[Sink], sink: Sink, stack: ExitStack) -> None:
@@ -144,7 +155,7 @@ def _agree(parts: Parts, world: World) -> None:
     world.together(compare)
 
 
-def _derived(run: Run, parts: Parts, budget: Budget, threads: int, world: World) -> dict[str, Any]:
+def derived(run: Run, parts: Parts, budget: Budget, threads: int, world: World) -> dict[str, Any]:
     """What follows from the settings, for the record and for the eye."""
     cuda = world.device.type == "cuda"
     metric, vocabulary = metric_of(parts.task), getattr(parts.data, "vocabulary_digest", None)
@@ -165,69 +176,3 @@ def _derived(run: Run, parts: Parts, budget: Budget, threads: int, world: World)
         "threads": threads,
         "cores": os.cpu_count(),
     }
-
-
-def _memory_in_words(loop: Loop) -> str:
-    try:
-        return loop()
-    except RuntimeError as error:
-        # torch's CPU allocator has no exception of its own
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise UserError(
-            f"Step {loop.state.step + 1:,} does not fit into the memory of {loop.world.device}.",
-            f"Take a --micro-batch-size below {loop.plan.micro_batch_size} (the result stays the same).",
-        ) from error
-
-
-def _signal(loop: Loop) -> str:
-    return (loop.stopped_by or loop.stop.signal or signal.SIGTERM).name
-
-
-def _stopped(loop: Loop, what: str) -> str:
-    return f"Stopped by {_signal(loop)} at step {loop.state.step:,}{what}."
-
-
-def _sum_up(loop: Loop) -> dict[str, Any]:
-    """The final evaluation, on rank 0; the others may leave."""
-    run = loop.run
-    final: dict[str, Any] | None = None
-    baselines: list[dict[str, Any]] = []
-    if loop.world.is_main and run.evaluate is not None and run.evaluations:
-        model = loop.stepper.task.model.eval()
-        for sink in loop.sinks:
-            if isinstance(sink, ConsoleSink):
-                sink.say("the last evaluation, on more of the held-out text …")
-        with loop.stop.at_once(), loop.ema.applied() if loop.ema is not None else nullcontext():
-            found = run.evaluate(model=model, autocast_dtype=loop.stepper.precision.dtype, final=True)
-            baselines = run.baselines() if run.baselines is not None else []
-        final = {"step": loop.state.step} | found
-    return _write_summary(loop, "finished", "The budget is used up.", final, baselines)
-
-
-def _write_summary(
-    loop: Loop,
-    ended: str,
-    reason: str,
-    final: dict[str, Any] | None = None,
-    baselines: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    state = loop.state
-    summary: dict[str, Any] = finite(
-        {
-            "state": ended,
-            "reason": reason,
-            "signal": _signal(loop) if ended == "stopped" else None,
-            "step": state.step,
-            "samples": state.step * loop.run.global_batch_size,
-            "tokens": state.tokens,
-            "seconds": round(state.seconds, 3),
-            "skipped": state.skipped,
-            "best": state.best,
-            "final": final,
-            "baselines": baselines or [],
-        }
-    )
-    if loop.world.is_main:
-        write_json(loop.folder / "summary.json", summary)
-    return summary
