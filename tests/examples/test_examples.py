@@ -13,7 +13,7 @@ from train.launching import LOOPBACK
 FOLDER = Path(__file__).parents[2] / "examples"
 ALONE = {"lamb_loop": (), "lamb_accelerate": ("accelerate",), "lars_fabric": ("lightning",)}
 ALONE |= {"lamb_trainer": ("transformers", "accelerate")}
-ON_RANKS = ("lars_ddp", "lamb_fsdp2")
+ON_RANKS = ("lars_ddp", "lamb_fsdp2", "local_steps")
 WITH_DATA = ("byte_lm_loop", "mnist_full_batch")
 
 
