@@ -11,6 +11,7 @@ RECIPES = {
     "byte-lm": "overnight.recipes.byte_lm:byte_lm",
     "builtin": "overnight.recipes.builtin:builtin",
     "word-lm": "overnight.recipes.word_lm:word_lm",
+    "gnmt": "overnight.recipes.gnmt:gnmt",
 }
 
 
