@@ -47,16 +47,19 @@ def baselines_of(entries: Sequence[Entry]) -> dict[str, float]:
 
 def cautions_of(entries: Sequence[Entry]) -> list[str]:
     """What makes a comparison of these runs' held-out numbers doubtful, one sentence each."""
-    if len({entry.record.of_words for entry in entries}) > 1:
-        return ["Some runs are scored in bits per byte and some in perplexity: these numbers cannot be compared."]
+    metrics = [name.replace("_", " ") for name in dict.fromkeys(entry.record.metric for entry in entries)]
+    if len(metrics) > 1:
+        said = " and some in ".join(metrics)
+        return [f"Some runs are scored in {said}: these numbers cannot be compared."]
+    counted = entries[0].record.counted if entries else "bytes"
     finals = [entry.facts.final for entry in entries if entry.facts.final is not None]
     cautions = []
     if len({final.bytes for final in finals if final.bytes is not None}) > 1:
-        cautions.append("The runs were scored on different numbers of held-out bytes: compare them with care.")
+        cautions.append(f"The runs were scored on different numbers of held-out {counted}: compare them with care.")
     if len({final.split for final in finals}) > 1:
         cautions.append("The runs' final scores are on different splits: compare them with care.")
     names = [{b.name: round(b.score, 6) for b in entry.facts.baselines} for entry in entries]
     shared = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if a.keys() & b.keys()]
     if any(a[name] != b[name] for a, b in shared for name in a.keys() & b.keys()):
-        cautions.append("The runs' baselines differ, so their held-out bytes are not the same: compare with care.")
+        cautions.append(f"The runs' baselines differ, so their held-out {counted} are not the same: compare with care.")
     return cautions

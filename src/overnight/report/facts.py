@@ -8,7 +8,10 @@ from overnight.report.settings import find_setting
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run reached and with what. None is unknown; bytes are tokens, of words too; `lr` is the peak rate."""
+    """What a run reached and with what. None is unknown; `lr` is the peak rate.
+
+    Bytes are tokens, of words and images too.
+    """
 
     state: str
     reason: str
@@ -52,7 +55,7 @@ def facts_of(record: RunRecord) -> Facts:
         state=state,
         reason=reason,
         final=_final(ended, scored),
-        best=_best(ended, scored, record.of_words),
+        best=_best(ended, scored, record.metric),
         baselines=record.summary.baselines if record.summary else (),
         parameters=_number(find_setting(places, "parameters")),
         steps=None if steps is None else int(steps),
@@ -84,13 +87,13 @@ def _final(ended: Summary | None, scored: list[Evaluation]) -> Evaluation | None
     return scored[-1] if scored else None
 
 
-def _best(ended: Summary | None, scored: list[Evaluation], of_words: bool) -> Evaluation | None:
+def _best(ended: Summary | None, scored: list[Evaluation], metric: str) -> Evaluation | None:
     if ended and ended.best:
-        told = {"perplexity" if of_words else "bits_per_byte": ended.best.score}
         return next((e for e in scored if _is(e, ended.best)), None) or Evaluation(
-            step=ended.best.step, split="held-out", **told
+            step=ended.best.step, split="held-out", **{metric: ended.best.score}
         )
-    return min(scored, key=lambda e: e.score or 0.0, default=None)
+    best = max if metric == "accuracy" else min
+    return best(scored, key=lambda e: e.score or 0.0, default=None)
 
 
 def _is(evaluation: Evaluation, best: Best) -> bool:

@@ -1,4 +1,4 @@
-"""What a page's scores are and how they are written: bits per byte, or the perplexity of words."""
+"""What a page's scores are and how they are written: bits per byte, the perplexity of words, or accuracy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,15 +9,18 @@ from overnight.report.entry import Entry
 
 @dataclass(frozen=True)
 class Measure:
-    """The lower, the better.
+    """How a score is named and written.
 
     Attributes:
-        title: at the beginning of a sentence.
-        short: in the head of a column.
-        counted: what is scored and trained on.
-        unit: of a count, after its prefix.
-        write: a value.
-        interval: its ends, or nothing where one is None.
+    title: at the beginning of a sentence.
+    short: in the head of a column.
+    counted: what is scored and trained on.
+    unit: of a count, after its prefix.
+    write: a value.
+    interval: its ends, or nothing where one is None.
+    of_text: what is scored is text.
+    axis: unit on an axis.
+    higher_is_better: otherwise the lower, the better.
     """
 
     title: str
@@ -26,16 +29,39 @@ class Measure:
     unit: str
     write: Callable[[float | None], str]
     interval: Callable[[float | None, float | None], str]
+    of_text: bool = True
+    axis: str = ""
+    higher_is_better: bool = False
+
+    @property
+    def better(self) -> str:
+        """Which way is better, in words."""
+        return "higher is better" if self.higher_is_better else "lower is better"
 
 
 def _perplexity_interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{units.plain(low, 4)}–{units.plain(high, 4)}"
 
 
+def _percent(value: float | None) -> str:
+    return units.NONE if value is None else f"{value:.2f} %"
+
+
+def _percent_interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.2f}–{high:.2f} %"
+
+
 BITS = Measure("Bits per byte", "bits/byte", "bytes", "B", units.bits, units.interval)
 PERPLEXITY = Measure("Perplexity", "perplexity", "words", "", lambda value: units.plain(value, 4), _perplexity_interval)
 
 
+ACCURACY = Measure(
+    "Accuracy", "accuracy", "images", "", _percent, _percent_interval, of_text=False, axis="%", higher_is_better=True
+)
+MEASURES = {"perplexity": PERPLEXITY, "accuracy": ACCURACY}
+
+
 def measure_of(entries: Sequence[Entry]) -> Measure:
-    """Perplexity where every run is of words, otherwise bits per byte."""
-    return PERPLEXITY if entries and all(entry.record.of_words for entry in entries) else BITS
+    """The runs' own where they have one in common, otherwise bits per byte."""
+    metrics = {entry.record.metric for entry in entries}
+    return MEASURES.get(metrics.pop(), BITS) if len(metrics) == 1 else BITS

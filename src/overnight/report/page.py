@@ -11,7 +11,7 @@ import overnight
 from overnight.errors import UserError
 from overnight.report import curves, units
 from overnight.report.entry import Entry, baselines_of, cautions_of, read_entries
-from overnight.report.measure import PERPLEXITY, Measure, measure_of
+from overnight.report.measure import ACCURACY, PERPLEXITY, Measure, measure_of
 from overnight.report.panels import panels_of
 from overnight.report.read import Evaluation
 from overnight.report.settings import commands_of, rows_of
@@ -83,7 +83,7 @@ def render(entries: Sequence[Entry]) -> str:
         moment=units.moment,
     )
     transfers, transfer_problems = read_transfers(entries)
-    bars, skipped = bars_of(entries), [entry.facts.skipped for entry in entries]
+    bars, skipped = bars_of(entries, measure), [entry.facts.skipped for entry in entries]
     title = entries[0].label if len(entries) == 1 else f"{len(entries)} runs compared"
     return environment.get_template("page.html").render(
         title=title,
@@ -108,8 +108,8 @@ def render(entries: Sequence[Entry]) -> str:
     )
 
 
-def bars_of(entries: Sequence[Entry]) -> list[Bar]:
-    """The runs' final held-out scores among the baselines, lowest first, on one scale from zero."""
+def bars_of(entries: Sequence[Entry], measure: Measure) -> list[Bar]:
+    """The runs' final held-out scores among the baselines, best first, on one scale from zero."""
     finals = [(entry, entry.facts.final) for entry in entries]
     rows = [
         (final.score, entry.label, entry.index, final)
@@ -120,7 +120,7 @@ def bars_of(entries: Sequence[Entry]) -> list[Bar]:
     full = max([row[0] for row in rows] + [level[0] for level in levels], default=1.0) or 1.0
     bars = [_bar(label, index, final, value, full) for value, label, index, final in rows]
     bars += [Bar(name, None, value, value / full) for value, name in levels]
-    return sorted(bars, key=lambda bar: bar.score)
+    return sorted(bars, key=lambda bar: bar.score, reverse=measure.higher_is_better)
 
 
 def verdict_of(bars: Sequence[Bar], measure: Measure) -> str:
@@ -129,6 +129,9 @@ def verdict_of(bars: Sequence[Bar], measure: Measure) -> str:
     others = [bar for bar in bars if bar.run is None]
     if len(runs) != 1 or not others or not others[0].score:
         return ""
+    if measure is ACCURACY:
+        write = measure.write
+        return f"The run names {write(runs[0].score)} of the images rightly, {others[0].name} {write(others[0].score)}."
     ratio = runs[0].score / others[0].score
     if measure is PERPLEXITY:
         word = "lower" if ratio < 1 else "higher"

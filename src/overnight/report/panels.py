@@ -23,7 +23,8 @@ def _bits(canvas: Canvas) -> Panel | None:
     scored = _held_out(canvas)
     if not training and not scored:
         return None
-    baselines = baselines_of(canvas.entries)
+    # what a share of all is better than lies far below any model that learns
+    baselines = {} if canvas.measure.higher_is_better else baselines_of(canvas.entries)
     y = curves.fit_axis([*_settled(training), *_scored_span(scored, from_share=0.02), *baselines.values()])
     caption = []
     if any(draft.kind == "raw" for draft in training):
@@ -33,8 +34,10 @@ def _bits(canvas: Canvas) -> Panel | None:
     top = max((value for draft in training for value in _present(draft.ys[:1])), default=0.0)
     if top > y.high:
         caption.append(f"Training begins above the frame, at {canvas.measure.write(top)}.")
-    text = " ".join([*caption, "Lower is better."])
-    return canvas.panel(canvas.measure.title, "", text, y, [*training, *scored], wide=True, references=baselines)
+    text = " ".join([*caption, f"{canvas.measure.better.capitalize()}."])
+    return canvas.panel(
+        canvas.measure.title, canvas.measure.axis, text, y, [*training, *scored], wide=True, references=baselines
+    )
 
 
 def _loss(canvas: Canvas) -> Panel | None:
@@ -44,7 +47,9 @@ def _loss(canvas: Canvas) -> Panel | None:
     if not drafts:
         return None
     y = curves.fit_axis(_settled(drafts))
-    return canvas.panel("Training loss", "nats/token", "Lower is better.", y, drafts, wide=True)
+    return canvas.panel(
+        "Training loss", "nats/token" if canvas.measure.of_text else "nats", "Lower is better.", y, drafts, wide=True
+    )
 
 
 def _close_up(canvas: Canvas) -> Panel | None:
@@ -53,7 +58,8 @@ def _close_up(canvas: Canvas) -> Panel | None:
         return None
     y = curves.fit_axis(_scored_span(drafts, from_share=0.3))
     caption = "The later evaluations, close up, with 95 % intervals."
-    return canvas.panel(f"Held-out {canvas.measure.title.lower()}, close up", "", caption, y, drafts)
+    title = f"Held-out {canvas.measure.title.lower()}, close up"
+    return canvas.panel(title, canvas.measure.axis, caption, y, drafts)
 
 
 def _lr(canvas: Canvas) -> Panel | None:
@@ -75,7 +81,8 @@ def _throughput(canvas: Canvas) -> Panel | None:
     y = curves.fit_axis(curves.middle(_values(drafts)), floor=0.0)
     counted = canvas.measure.counted
     unit = f"{prefix}B/s" if counted == "bytes" else f"{prefix} {counted}/s".strip()
-    return canvas.panel("Throughput", unit, f"{counted.capitalize()} of text trained on each second.", y, drafts)
+    what = f"{counted.capitalize()}{' of text' if canvas.measure.of_text else ''} trained on each second."
+    return canvas.panel("Throughput", unit, what, y, drafts)
 
 
 def _grad_norm(canvas: Canvas) -> Panel | None:

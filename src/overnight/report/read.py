@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from overnight.errors import UserError
 
 FORMAT = "overnight-run/1"
+SCORES = ("bits_per_byte", "perplexity", "accuracy")
+"""Names under which an evaluation holds its score."""
 
 Json = Mapping[str, Any]
 _T = TypeVar("_T")
@@ -48,7 +50,8 @@ class Metric:
 class Evaluation:
     """One evaluation: bits per byte over `bytes` held-out bytes of `split`, `low` to `high` its 95 % interval.
 
-    Of words it is their `perplexity`, and `bytes` counts words.
+    Of words it is their `perplexity`, and `bytes` counts words. Of images it is the `accuracy`, in percent as `low` and
+    `high` then are, and `bytes` counts images.
     """
 
     step: int
@@ -61,11 +64,12 @@ class Evaluation:
     high: float | None = None
     bytes: float | None = None
     perplexity: float | None = None
+    accuracy: float | None = None
 
     @property
     def score(self) -> float | None:
-        """Bits per byte, or perplexity."""
-        return self.bits_per_byte if self.bits_per_byte is not None else self.perplexity
+        """Bits per byte, perplexity, or accuracy in percent."""
+        return next((v for v in (self.bits_per_byte, self.perplexity, self.accuracy) if v is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Bits per byte, or perplexity, of something that is not the model (a compressor) on the same held-out text."""
+    """The score of something that is not the model (a compressor) on the same held-out data."""
 
     name: str
     score: float
@@ -88,7 +92,7 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The lowest held-out bits per byte, or perplexity, of a run, and its step."""
+    """The best held-out score of a run, and its step."""
 
     step: int
     score: float
@@ -131,9 +135,15 @@ class RunRecord:
     problems: tuple[str, ...]
 
     @property
-    def of_words(self) -> bool:
-        """Whether its scores are perplexities of words."""
-        return self.derived.get("metric") == "perplexity"
+    def metric(self) -> str:
+        """What its scores are: ``bits_per_byte``, ``perplexity`` or ``accuracy``."""
+        named = self.derived.get("metric")
+        return named if named in SCORES else "bits_per_byte"
+
+    @property
+    def counted(self) -> str:
+        """What is scored: ``bytes``, ``words`` or ``images``."""
+        return str(self.derived.get("counted", "bytes"))
 
 
 def read_run(path: str | Path) -> RunRecord:
@@ -293,6 +303,7 @@ def _evaluation(raw: Json) -> Evaluation | None:
     step = _integer(raw.get("step"))
     if step is None:
         return None
+    unit = 100.0 if _number(raw.get("accuracy")) is not None else 1.0
     return Evaluation(
         step=step,
         split=_text(raw.get("split")) or "held-out",
@@ -300,10 +311,11 @@ def _evaluation(raw: Json) -> Evaluation | None:
         tokens=_number(raw.get("tokens")),
         seconds=_number(raw.get("seconds")),
         bits_per_byte=_number(raw.get("bits_per_byte")),
-        low=_number(raw.get("low")),
-        high=_number(raw.get("high")),
-        bytes=_first_number(raw.get("bytes"), raw.get("words")),
+        low=_times(unit, raw.get("low")),
+        high=_times(unit, raw.get("high")),
+        bytes=_first_number(raw.get("bytes"), raw.get("words"), raw.get("images")),
         perplexity=_number(raw.get("perplexity")),
+        accuracy=_times(unit, raw.get("accuracy")),
     )
 
 
@@ -324,12 +336,17 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _times(factor: float, value: object) -> float | None:
+    number = _number(value)
+    return None if number is None else factor * number
+
+
 def _first_number(*values: object) -> float | None:
     return next((number for value in values if (number := _number(value)) is not None), None)
 
 
 def _score(raw: Json) -> float | None:
-    return _first_number(raw.get("bits_per_byte"), raw.get("perplexity"))
+    return _first_number(raw.get("bits_per_byte"), raw.get("perplexity"), _times(100.0, raw.get("accuracy")))
 
 
 def _integer(value: object) -> int | None:
