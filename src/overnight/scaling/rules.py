@@ -8,9 +8,10 @@ import math
 from dataclasses import dataclass, replace
 from numbers import Real
 
+from overnight.scaling.gain import gain
 from overnight.scaling.hyperparameters import Hyperparameters
 
-__all__ = ["Hyperparameters", "Scaled", "adam_sde", "capped_linear", "legw", "linear", "none", "sqrt"]
+__all__ = ["Hyperparameters", "Scaled", "adam_sde", "adascale", "capped_linear", "legw", "linear", "none", "sqrt"]
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,36 @@ def adam_sde(baseline: Hyperparameters, k: float | None = None, *, global_batch_
     return _explained(baseline, k, scaled, "the Adam SDE rule (Malladi et al. 2022)", how)
 
 
+def adascale(
+    baseline: Hyperparameters, k: float | None = None, *, global_batch_size: int | None = None, noise_scale: float
+) -> Scaled:
+    """lr · r with the gain r = (1 + Bn/B) / (1 + Bn/(k·B)); the run has r times fewer steps, so k/r times the samples.
+
+    Johnson et al. 2020 (arXiv 2007.05105), for SGD, with one noise scale for the whole run; AdaScale itself follows it
+    step by step, and its schedule advances by r a step. A warm-up is part of that schedule. Other arguments as for
+    ``none``.
+
+    Args:
+        noise_scale: Bn, in samples, as ``overnight.scaling.noise_scale`` measures it.
+
+    >>> scaled = adascale(Hyperparameters(lr=0.1, global_batch_size=100, total_samples=1e6), 10, noise_scale=1000)
+    >>> round(scaled.hyperparameters.lr, 3), round(scaled.hyperparameters.total_samples)
+    (0.55, 1818182)
+    """
+    k, batch = _factor(baseline, k, global_batch_size)
+    r = gain(noise_scale, baseline.global_batch_size, k)
+    scaled = replace(
+        baseline,
+        lr=baseline.lr * r,
+        warmup_samples=baseline.warmup_samples * k / r,
+        total_samples=None if baseline.total_samples is None else baseline.total_samples * k / r,
+        global_batch_size=batch,
+    )
+    how = {"lr": "· r", "warmup_samples": "· k/r", "total_samples": "· k/r"}
+    rule = f"AdaScale's gain r = {r:.4g} at a noise scale of {noise_scale:,.0f} (Johnson et al. 2020)"
+    return _explained(baseline, k, scaled, rule, how)
+
+
 def _factor(baseline: Hyperparameters, k: float | None, global_batch_size: int | None) -> tuple[float, int]:
     if (k is None) == (global_batch_size is None):
         raise ValueError("Give either k or global_batch_size.")
@@ -168,6 +199,8 @@ def _explained(baseline: Hyperparameters, k: float, scaled: Hyperparameters, rul
         if name == "warmup_samples":
             steps = f"{baseline.warmup_steps:,} → {scaled.warmup_steps:,} steps"
             changes.append(f"warm-up {old:,.0f} → {new:,.0f} samples ({formula}, {steps})")
+        elif name == "total_samples" and old is not None:
+            changes.append(f"length {old:,.0f} → {new:,.0f} samples ({formula})")
         elif old is not None:
             changes.append(f"{name} {_written(old)} → {_written(new)} ({formula})")
     batches = f"Batch {baseline.global_batch_size} → {scaled.global_batch_size} (k = {k:g})"
