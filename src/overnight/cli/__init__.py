@@ -10,6 +10,7 @@ COMMANDS = {
     "prepare": "text, json, csv or parquet → a corpus folder",
     "train": "train a recipe, resume a run, or run a run.json again",
     "evaluate": "exact held-out bits per byte of a run",
+    "translate": "a sentence a line → translations",
     "generate": "stream text from a run's model",
     "features": "texts → a run's cell states, as npy or parquet",
     "trace": "a text in the colours of one unit",

@@ -6,6 +6,7 @@ import tyro
 
 from overnight.recipes import RECIPES, find
 from overnight.recipes.byte_presets import PRESETS
+from overnight.recipes.gnmt_presets import PRESETS as GNMT_PRESETS
 from overnight.recipes.word_presets import PRESETS as WORD_PRESETS
 
 
@@ -32,4 +33,10 @@ def list_recipes() -> None:
         print(
             f"  {name:<12}  {model.hidden_size:>5} units, batch {model.batch:>3} × {model.length:>3} words, "
             f"rate {model.lr:g}, {model.epochs:g} epochs: {model.about}"
+        )
+    print("\nPresets of gnmt (--preset NAME):\n")
+    for name, translator in GNMT_PRESETS.items():
+        print(
+            f"  {name:<12}  {translator.layers} + {translator.layers} layers of {translator.hidden_size:>4} units, batch "
+            f"{translator.batch:>3} pairs, rate {translator.lr:.2g}, {translator.epochs:g} epochs: {translator.about}"
         )

@@ -24,7 +24,7 @@ class Arguments:
 
     Reads .txt .json .jsonl .ndjson .csv .tsv .parquet, each also .gz or .zst. An interrupted run leaves nothing that
     looks finished; the same command goes on where it stopped. With --words: a vocabulary and ids instead of bytes;
-    overnight prepare --words --help says more.
+    with --pairs: texts and their translations. overnight prepare --words --help and --pairs --help say more.
     """
 
     src: Annotated[Positional[tuple[str, ...]], arg(metavar="SRC...")] = ()
@@ -109,6 +109,10 @@ def main(argv: list[str]) -> int:
         from overnight.cli.prepare_words import main as prepare_words
 
         return prepare_words([argument for argument in argv if argument != "--words"])
+    if "--pairs" in argv:
+        from overnight.cli.prepare_pairs import main as prepare_pairs
+
+        return prepare_pairs([argument for argument in argv if argument != "--pairs"])
     arguments = tyro.cli(FlagCreatePairsOff[Arguments], args=argv, prog="overnight prepare")
     if not arguments.out:
         raise UserError("No folder for the corpus was given.", "Add --out DIR.")
