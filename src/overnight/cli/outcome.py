@@ -53,7 +53,7 @@ def _table(summary: dict[str, Any], metric: Metric) -> Table:
     table.add_column(metric.title, justify="right")
     rows = [(item["name"], item[metric.name]) for item in summary["baselines"]]
     rows.append(("this model", final[metric.name]))
-    for name, value in sorted(rows, key=lambda row: -row[1]):
+    for name, value in sorted(rows, key=lambda row: row[1], reverse=not metric.higher_is_better):
         style = "bold" if name == "this model" else ""
         table.add_row(name, f"{value:.4f}", style=style)
     return table

@@ -10,6 +10,7 @@ from overnight.errors import UserError
 RECIPES = {
     "byte-lm": "overnight.recipes.byte_lm:byte_lm",
     "builtin": "overnight.recipes.builtin:builtin",
+    "mnist-lstm": "overnight.recipes.mnist_lstm:mnist_lstm",
     "word-lm": "overnight.recipes.word_lm:word_lm",
     "gnmt": "overnight.recipes.gnmt:gnmt",
 }
