@@ -202,7 +202,7 @@ def same_end(run: Path, other: Path) -> None:
     for group in GROUPS:
         mine, its = getattr(one, group), getattr(two, group)
         assert mine.keys() == its.keys()
-        assert group in ("carry", "rng", "ema") or mine
+        assert group in ("carry", "rng", "ema", "parallel") or mine
         for name, tensor in mine.items():
             assert tensor.dtype == its[name].dtype
             assert torch.equal(tensor, its[name]), f"{group} {name} differs"

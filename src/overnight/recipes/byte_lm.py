@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from overnight.errors import UserError
 from overnight.recipes.byte_presets import PRESETS, Preset
+from overnight.recipes.parallel import byte_plan, check_way, parallel_of
 
 if TYPE_CHECKING:
     from overnight.scaling import Hyperparameters
@@ -48,6 +49,7 @@ def byte_lm(
     reset: Literal["shard", "document", "never"] = "shard",
     evaluations: int = 6,
     seed: int = 0,
+    parallel: str | None = None,
 ) -> "Run":
     """Train a byte-level language model (a multiplicative LSTM) on a prepared corpus.
 
@@ -75,7 +77,9 @@ def byte_lm(
         reset: zero the state at shard edges (the paper's), document edges, or never.
         evaluations: held-out evaluations, evenly over the run.
         seed: of weights and data.
+        parallel: how ranks train together: ddp, sampled, local or async (docs/parallel.md); plain DDP unless given.
     """
+    check_way(parallel)
     if preset not in PRESETS:
         raise UserError(f"There is no preset {preset!r}.", _near(preset, PRESETS))
     base = PRESETS[preset]
@@ -121,6 +125,7 @@ def byte_lm(
         sample=partial(sample_text) if held_out else None,
         baselines=partial(heldout_baselines, corpus=corpus, split=held_out) if held_out else None,
         notes=tuple(notes),
+        parallel=parallel_of(parallel, byte_plan()),
         **budget,
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from overnight.errors import UserError
+from overnight.recipes.parallel import check_way, parallel_of, word_plan
 from overnight.recipes.word_presets import GPU_BATCH, PRESETS, QUIRKS, WordPreset
 
 if TYPE_CHECKING:
@@ -19,10 +20,11 @@ OPTIMIZERS = {
     "sgd": "overnight.optim.rows.RowSGD",
     "adagrad": "overnight.optim.rows.RowAdagrad",
     "adam": "torch.optim.Adam",
+    "row-adam": "overnight.optim.rows.RowAdam",
     "adamw": "torch.optim.AdamW",
     "lamb": "overnight.optim.LAMB",
 }
-TAKES_ROWS = ("sgd", "adagrad")
+TAKES_ROWS = ("sgd", "adagrad", "row-adam")
 """Optimizers that take the gradients of some rows of an embedding alone."""
 
 
@@ -52,6 +54,7 @@ def word_lm(
     reset: Literal["preset", "never", "sentence", "shard"] = "preset",
     evaluations: int | None = None,
     seed: int = 0,
+    parallel: str | None = None,
 ) -> "Run":
     """Train a word language model, an LSTM with any gates and softmax unless the preset says otherwise.
 
@@ -77,7 +80,7 @@ def word_lm(
         epochs: budget in passes over the training split.
         steps: budget in updates.
         minutes: budget in minutes of wall-clock time.
-        optimizer: sgd, adagrad, adam, adamw, lamb, or the import path of any torch.optim.Optimizer; with --lr.
+        optimizer: sgd, adagrad, adam, row-adam, adamw, lamb, or the import path of a torch.optim.Optimizer; with --lr.
         max_norm: clip the gradient to this L2 norm; 0 for never.
         ema: decay of the average of the weights that is evaluated; 0 for none.
         quirks: of f-lm's code: preset, none, all, or names between commas (docs/word_models.md).
@@ -85,7 +88,9 @@ def word_lm(
         reset: zero the state before each sentence or shard, or never.
         evaluations: held-out evaluations, evenly over the run; one an epoch unless given.
         seed: of weights, data and sampled words.
+        parallel: how ranks train together: ddp, sampled, local or async (docs/parallel.md); plain DDP unless given.
     """
+    check_way(parallel)
     if preset not in PRESETS:
         raise UserError(f"There is no preset {preset!r}.", _near(preset, PRESETS))
     base = PRESETS[preset]
@@ -128,11 +133,11 @@ def word_lm(
         budget["epochs"] = base.epochs
     zeroed = base.reset if reset == "preset" else reset
     passes = budget["epochs"]
+    layer, kind = base.output if output is None else output, base.gates if gates is None else gates
+    rows = _rows(chosen, parallel, tied and layer == "full", notes)
     return Run(
         recipe="word-lm",
-        model=_model(
-            base, opened, corpus, gates, output, sampler, tied, dropout, factor_init, _rows(chosen, notes), on, seed
-        ),
+        model=_model(base, opened, corpus, gates, layer, sampler, tied, dropout, factor_init, rows, on, seed),
         task=partial(WordModelTask, reduction="sum_over_time" if summed else "mean", frobenius_decay=frobenius_decay),
         data=partial(_lanes(), corpus=corpus, split="train", length=length, reset=zeroed),
         optimizer=_optimizer(chosen, rate),
@@ -148,6 +153,7 @@ def word_lm(
         baselines=partial(word_baselines, corpus=corpus, split=held_out) if held_out else None,
         ema=_average(WeightAverage, averaged, on),
         notes=tuple(notes),
+        parallel=parallel_of(parallel, word_plan(base.model, kind, layer, opened.vocab_size, tied, rows)),
         **budget,  # type: ignore[arg-type]
     )
 
@@ -193,10 +199,14 @@ def _steps_per_epoch(corpus: "WordCorpus", batch: int, length: int) -> int:
     return max(1, (len(corpus.split("train")) // batch - 1) // length)
 
 
-def _rows(optimizer: str, notes: list[str]) -> bool:
-    """Whether gradients hold the rows of the step only: not over ranks, since NCCL reduces no sparse tensors."""
+def _rows(optimizer: str, parallel: str | None, all_rows: bool, notes: list[str]) -> bool:
+    """Whether gradients hold the rows of the step only: not under DDP, since NCCL reduces no sparse tensors."""
     if optimizer not in TAKES_ROWS:
         return False
+    if parallel == "sampled":
+        return not all_rows
+    if parallel in ("local", "async"):
+        return True
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         notes.append("gradients of all rows, since there are several ranks")
         return False
@@ -208,7 +218,7 @@ def _model(
     opened: "WordCorpus",
     corpus: str,
     gates: str | None,
-    output: str | None,
+    output: str,
     sampler: str,
     tied: bool,
     dropout: float | None,
@@ -225,7 +235,7 @@ def _model(
         "embedding_size": base.embedding_size,
         "hidden_size": base.hidden_size,
         "dropout": base.dropout if dropout is None else dropout,
-        "output": base.output if output is None else output,
+        "output": output,
         "sparse": rows,
         "init_range": base.init_range,
         "seed": seed,
@@ -237,7 +247,7 @@ def _model(
     if base.model == "fnn":
         if tied:
             raise UserError("A feed-forward model's embedding cannot be its softmax.", "Leave out --tied.")
-        return partial(FeedForwardLM, **settings, context=base.context)
+        return partial(FeedForwardLM, **settings, context=base.context, pad=opened.fill)
     if tied:
         settings["tied"] = True
     if base.model == "rnn":
@@ -245,6 +255,8 @@ def _model(
     settings |= {"layers": base.layers, "gates": base.gates if gates is None else gates}
     settings |= {"projection": base.projection, "forget_bias": base.forget_bias}
     if factor_init != "independent":
+        if not settings["gates"].startswith("factorized"):
+            raise UserError("--factor-init is for factorized gates, and there are none.", "Take --gates factorized:R.")
         settings["factor_init"] = factor_init
     if "embedding-gradient-times-batch" in on:
         settings["embedding_gradient_scale"] = float(GPU_BATCH)

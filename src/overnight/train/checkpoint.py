@@ -27,6 +27,7 @@ class Checkpoint:
         rng: generator states, first dimension the rank.
         state: step, samples, and whatever else is plain data.
         ema: the average of the weights, of a run that has one.
+        parallel: what ranks have not exchanged yet, and the like, of a run with a way of its own to train on several.
     """
 
     model: Mapping[str, Tensor]
@@ -35,10 +36,11 @@ class Checkpoint:
     rng: Mapping[str, Tensor]
     state: Mapping[str, Any]
     ema: Mapping[str, Tensor] = field(default_factory=dict)
+    parallel: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-GROUPS = ("model", "optimizer", "carry", "rng", "ema")
-WHERE_ANY = ("ema",)
+GROUPS = ("model", "optimizer", "carry", "rng", "ema", "parallel")
+WHERE_ANY = ("ema", "parallel")
 """Groups that have a file only where there is something in them."""
 
 

@@ -104,13 +104,24 @@ class ConsoleSink:
             told, rate = f"loss {record.loss:.4f}", f"{record.tokens_per_s:,.0f} targets/s"
         return (
             f"{self._fraction():4.0%}  step {record.step:,}  {told}  "
-            f"{rate}  {_clock(self._seconds_left())} left{skipped}"
+            f"{rate}{_waiting(record)}  {_clock(self._seconds_left())} left{skipped}"
         )
 
     def _row(self, record: StepRecord) -> Table:
         grid = Table.grid(padding=(0, 1))
         grid.add_row(ProgressBar(total=1.0, completed=self._fraction(), width=20), Text(self._words(record).strip()))
         return grid
+
+
+def _waiting(record: StepRecord) -> str:
+    """What exchanges cost, where they are measured."""
+    if record.sent_bytes is None:
+        return ""
+    sent = f"  {record.sent_bytes / 1e6:.3g} MB a step"
+    if record.waiting_seconds is None or record.computing_seconds is None:
+        return sent
+    whole = record.waiting_seconds + record.computing_seconds
+    return f"{sent}, {record.waiting_seconds / whole if whole > 0 else 0.0:.0%} waiting"
 
 
 def _rate(per_second: float) -> str:

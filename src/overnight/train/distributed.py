@@ -3,9 +3,10 @@
 import importlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -21,6 +22,13 @@ TIMEOUT = timedelta(minutes=30)
 """How long ranks wait for each other, as at an evaluation, before they give up."""
 
 
+@dataclass
+class Waited:
+    """Seconds in reductions over the ranks that the trainer makes itself."""
+
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class World:
     """This process among the others.
@@ -28,11 +36,13 @@ class World:
     Attributes:
         rank, world_size: of all processes; 0 and 1 without torchrun.
         device: where this rank computes.
+        waited: for the others.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    waited: Waited = field(default_factory=Waited, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -41,7 +51,9 @@ class World:
     def all_reduce(self, value: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
         """Reduce in place over the ranks; nothing to do for one."""
         if self.world_size > 1:
+            began = time.perf_counter()
             dist.all_reduce(value, op)
+            self.waited.seconds += time.perf_counter() - began
         return value
 
     def sum(self, value: int) -> int:
@@ -73,6 +85,25 @@ class World:
                     raise ElsewhereError(*box[0]) from failure
         if failure is not None:
             raise failure
+        return result
+
+    def alike(self, work: Callable[[], T]) -> T:
+        """Do something that communicates, and that fails on every rank if on any; one of them says so.
+
+        Raises:
+            UserError: rank 0's; on the other ranks as an ``ElsewhereError``.
+        """
+        failure: UserError | None = None
+        try:
+            result = work()
+        except UserError as error:
+            failure = error
+
+        def tell() -> None:
+            if failure is not None:
+                raise failure
+
+        self.together(tell)
         return result
 
     def on_main(self, work: Callable[[], T]) -> T | None:
@@ -136,23 +167,31 @@ def _ignore_sigterm() -> None:
 
 
 @contextmanager
-def start_world(device: str = "auto") -> Iterator[World]:
+def start_world(device: str = "auto", *, group: bool = False) -> Iterator[World]:
     """Join the other ranks if torchrun started us (NCCL on CUDA, gloo on CPU), and leave them at the end.
 
     Args:
         device: ``auto`` (CUDA where there is one, else the CPU), ``cpu`` or ``cuda``.
+        group: a process without others has a process group of its own.
 
     Raises:
         UserError: for a device that this machine does not have.
     """
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield World(0, 1, chosen)
+        if group:
+            _import_before_the_group()
+            alone = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(_backend(chosen), store=alone, rank=0, world_size=1, timeout=TIMEOUT)
+        try:
+            yield World(0, 1, chosen)
+        finally:
+            if group:
+                dist.destroy_process_group()
         return
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
     _import_before_the_group()
     store, rank, world_size = meet(TIMEOUT)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    dist.init_process_group(_backend(chosen), store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
         yield World(rank, world_size, chosen)
         _ignore_sigterm()
@@ -161,6 +200,10 @@ def start_world(device: str = "auto") -> Iterator[World]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _backend(device: torch.device) -> str:
+    return "nccl" if device.type == "cuda" else "gloo"
 
 
 def _import_before_the_group() -> None:

@@ -19,6 +19,7 @@ from overnight.train.distributed import World, start_world
 from overnight.train.ending import run_to_end
 from overnight.train.host import catch_signals, keep_freed_memory, set_threads
 from overnight.train.loop import Loop
+from overnight.train.parallel import maker, settings_digest
 from overnight.train.record import JsonlSink, Sink, TensorBoardSink, summary_writer
 from overnight.train.run import Run
 from overnight.train.run_folder import open_run, start_run
@@ -61,16 +62,17 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
             twin ``ElsewhereError``.
     """
     options, folder = options or Options(), Path(folder)
-    with start_world(options.device) as world, ExitStack() as stack:
+    with start_world(options.device, group=run.parallel is not None) as world, ExitStack() as stack:
         world.together(run.check)
         resuming = bool(world.broadcast_object(world.on_main(lambda: open_run(folder, options.resume, stack))))
         threads = set_threads(run.threads)
         keep_freed_memory()
         parts = world.together(lambda: build(run, world))
-        _agree(parts, world)
+        _agree(run, parts, world)
         torch.manual_seed(run.seed + 1 + world.rank)
         state = State(parts.task.initial_carry(run.global_batch_size // world.world_size))
-        stepper = Stepper(parts.task, parts.optimizer, world, parts.precision, run.max_norm)
+        make = maker(run, parts.data)
+        stepper = world.alike(lambda: Stepper(parts.task, parts.optimizer, world, parts.precision, run.max_norm, make))
         stack.callback(stepper.close)
         first, count = parts.plan.lanes(world.rank)[0]
         stepper.settle(parts.data.at(0, first, count).to(world.device), parts.task.initial_carry(count))
@@ -135,10 +137,11 @@ def _keywords(component: Component | None) -> set[str]:
     return set(component.keywords) if component is not None else set()
 
 
-def _agree(parts: Parts, world: World) -> None:
+def _agree(run: Run, parts: Parts, world: World) -> None:
     """Every host reads its own copy of the data and chooses by its own devices; both must be the same."""
     digest, precision = getattr(parts.data, "digest", None), parts.precision.name
-    main_digest, main_precision = world.broadcast_object((digest, precision))
+    model = settings_digest(run, parts.task.model)
+    main_digest, main_precision, main_model = world.broadcast_object((digest, precision, model))
 
     def compare() -> None:
         if digest != main_digest:
@@ -150,6 +153,11 @@ def _agree(parts: Parts, world: World) -> None:
             raise UserError(
                 f"Rank {world.rank} would train in {precision} and rank 0 in {main_precision}.",
                 "Say which with --precision.",
+            )
+        if model != main_model:
+            raise UserError(
+                f"Rank {world.rank} would train another model than rank 0, or exchange it in another way.",
+                "Start every rank with the same command.",
             )
 
     world.together(compare)

@@ -4,7 +4,7 @@ parts are for that."""
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,10 @@ from overnight.train.distributed import World
 from overnight.train.host import StoppedError, StopRequest
 from overnight.train.record import Meter, Sink, StepRecord
 from overnight.train.run import Run
-from overnight.train.state import State, capture
+from overnight.train.state import Apart, State, capture
 from overnight.train.step import Stepper
+
+TRAFFIC = ("sent_bytes", "computing_seconds", "waiting_seconds")
 
 
 @dataclass
@@ -60,22 +62,31 @@ class Loop:
         self.meter = Meter()
         self.metric = metric_of(self.stepper.task)
         self.saved_seconds = self.state.seconds
+        self._apart = Apart()
+        self._looked_at = self.state.step
+        self._checked = self.state.applied > 0
         self._clock = time.monotonic() - self.state.seconds
 
     def __call__(self) -> str:
         """Run to the end of the budget or a stop request; returns ``finished`` or ``stopped``."""
         run, state = self.run, self.state
         while self._done() < 1.0 and self.stopped_by is None:
+            waited = self.world.waited.seconds
             self._step()
-            self._control()
+            if self.stepper.parallel.met or self._done() >= 1.0:
+                self._control()
+            self.meter.waited += self.world.waited.seconds - waited
             done = self._done()
-            if state.step % run.log_every == 0 or done >= 1.0:
+            if not self.stepper.parallel.met and done < 1.0:
+                continue  # until they meet again, no rank waits for another
+            before, self._looked_at = self._looked_at, state.step
+            if _passed(before, state.step, run.log_every) or done >= 1.0:
                 self._log()
             if done >= 1.0 or self.stopped_by is not None:
                 break
             if self._evaluation_due(done):
                 self.evaluate()
-            elif self._checkpoint_due():
+            elif self._checkpoint_due(before):
                 self.save()
         # a run that was killed after its last evaluation has it already
         evaluated = state.last_evaluation is not None and state.last_evaluation["step"] == state.step
@@ -109,20 +120,34 @@ class Loop:
         result = self.stepper(batches, state.carry)
         state.carry = result.carry
         state.step += 1
-        state.tokens += result.global_count
-        if result.skipped:
-            state.skipped += 1
-            state.skipped_in_a_row += 1
-            if state.skipped_in_a_row >= run.max_skipped:
-                self.world.together(self._give_up)
+        self.meter.steps += 1
+        together = self.stepper.parallel.synchronous
+        if together:
+            state.tokens += result.global_count
+            state.skipped += result.skipped
+            state.skipped_in_a_row = state.skipped_in_a_row + 1 if result.skipped else 0
         else:
-            if state.applied == 0:  # rather at once than at the first checkpoint
-                self.world.together(lambda: flatten_optimizer(self.stepper.optimizer))
-            state.skipped_in_a_row = 0
+            self._apart.add(result.count, result.skipped)
+        if not result.skipped or not together:
             state.applied += run.global_batch_size
+        if together:
+            self._look_at_skipped()
+        if not result.skipped:
+            if together:
+                self._check_optimizer()
             if self.ema is not None:
                 self.ema.update()
             self.meter.add(result.total, result.grad_norm, result.count)
+
+    def _look_at_skipped(self) -> None:
+        if self.state.skipped_in_a_row >= self.run.max_skipped:
+            self.world.together(self._give_up)
+
+    def _check_optimizer(self) -> None:
+        """Whether a checkpoint can hold its state: rather at once than at the first of them."""
+        if not self._checked:
+            self.world.together(lambda: flatten_optimizer(self.stepper.optimizer))
+            self._checked = True
 
     def _give_up(self) -> None:
         raise UserError(
@@ -132,13 +157,17 @@ class Loop:
         )
 
     def _control(self) -> None:
-        """Agree over the ranks on the time and on stopping."""
+        """Agree over the ranks on the time and on stopping, and on what they did if they were apart."""
         seconds, wanted = time.monotonic() - self._clock, float(self.stop.signal or 0)
         if self.world.world_size > 1:
             shared = torch.tensor([seconds, wanted], dtype=torch.float64, device=self.world.device)
             self.world.all_reduce(shared, dist.ReduceOp.MAX)
             seconds, wanted = shared.tolist()
         self.state.seconds = seconds
+        if not self.stepper.parallel.synchronous:
+            self._apart.join(self.state, self.world, self.run.global_batch_size)
+            self._look_at_skipped()
+            self._check_optimizer()
         self.budget.observe(self.state.applied, seconds)
         if wanted:
             self.stopped_by = signal.Signals(int(wanted))
@@ -146,8 +175,9 @@ class Loop:
     def _log(self) -> None:
         state = self.state
         reading = self.meter.read(self.run.max_norm)
-        sums = torch.tensor([reading["total"], reading["count"]], dtype=torch.float64, device=self.world.device)
-        total, count = self.world.all_reduce(sums).tolist()
+        sums = [reading["total"], reading["count"], *self._traffic(reading)]
+        shared = torch.tensor(sums, dtype=torch.float64, device=self.world.device)
+        total, count, *traffic = self.world.all_reduce(shared).tolist()
         scaler = self.stepper.scaler
         record = StepRecord(
             step=state.step,
@@ -163,6 +193,7 @@ class Loop:
             skipped=state.skipped,
             tokens_per_s=count / reading["seconds"] if reading["seconds"] > 0 else math.nan,
             loss_scale=scaler.get_scale() if scaler is not None else None,
+            **dict(zip(TRAFFIC, [value / self.world.world_size for value in traffic], strict=False)),
         )
 
         def tell() -> None:
@@ -170,6 +201,17 @@ class Loop:
                 sink.step(record)
 
         self.world.on_main(tell)
+
+    def _traffic(self, reading: Mapping[str, float]) -> list[float]:
+        """What this rank sent in a step, and its seconds of computing and waiting; as far as they are measured."""
+        meter = self.stepper.parallel.meter
+        if meter is None or self.world.world_size == 1 or not reading["steps"]:
+            return []
+        traffic, steps = meter.read(), reading["steps"]
+        if self.world.device.type == "cuda":  # where an exchange that is launched is not yet made
+            return [traffic.wire_bytes / steps]
+        waiting = traffic.waiting_seconds + reading["waited"]
+        return [traffic.wire_bytes / steps, max(0.0, reading["seconds"] - waiting) / steps, waiting / steps]
 
     def _told(self, name: str, total: float, count: int) -> float | None:
         of = METRICS[name].of
@@ -183,6 +225,7 @@ class Loop:
         state = self.state
         started = time.monotonic()
         self._settle()
+        self.stepper.parallel.before_checkpoint()
         interrupted, record = self.world.broadcast_object(self.world.on_main(self._look)) or (False, None)
         if interrupted:
             self._control()
@@ -247,9 +290,14 @@ class Loop:
         before = self.budget.fraction(last["step"], last["seconds"]) if last is not None else 0.0
         return math.floor(done * count + 1e-9) > math.floor(before * count + 1e-9)
 
-    def _checkpoint_due(self) -> bool:
+    def _checkpoint_due(self, before: int) -> bool:
         every = self.run.checkpoint_steps
-        if every and self.state.step % every == 0:
+        if every and _passed(before, self.state.step, every):
             return True
         # state.seconds is agreed on, so every rank decides alike
         return self.state.seconds - self.saved_seconds >= self.run.checkpoint_minutes * 60
+
+
+def _passed(before: int, step: int, every: int) -> bool:
+    """Whether a multiple of ``every`` lies after one step and not after another."""
+    return step // every > before // every

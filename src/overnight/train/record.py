@@ -17,7 +17,11 @@ from overnight.metrics import METRICS
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One logging step (docs/run-folder.md, metrics.jsonl), with the run's own metric; the others are None."""
+    """One logging step (docs/run-folder.md, metrics.jsonl), with the run's own metric; the others are None.
+
+    Of a run with a metered way to train on several ranks, means over the ranks and the steps since the last line:
+    ``sent_bytes``, which a rank sends in a step, and of its seconds ``computing_seconds`` and ``waiting_seconds``.
+    """
 
     step: int
     samples: int
@@ -32,6 +36,9 @@ class StepRecord:
     skipped: int
     tokens_per_s: float
     loss_scale: float | None = None
+    sent_bytes: float | None = None
+    computing_seconds: float | None = None
+    waiting_seconds: float | None = None
 
 
 class Sink(Protocol):
@@ -189,12 +196,18 @@ def summary_writer() -> Any:
 
 
 class Meter:
-    """Sums between two logging steps. Tensors are kept and read only when a record is made."""
+    """Sums between two logging steps. Tensors are kept and read only when a record is made.
+
+    Attributes:
+        steps: taken, skipped ones counted.
+        waited: seconds of these in the trainer's own exchanges.
+    """
 
     def __init__(self) -> None:
         self._totals: list[Any] = []
         self._norms: list[Any] = []
         self._counts = 0
+        self.steps, self.waited = 0, 0.0
         self._started = time.monotonic()
 
     def add(self, total: Any, norm: Any, count: int) -> None:
@@ -207,7 +220,7 @@ class Meter:
         self._started += seconds
 
     def read(self, max_norm: float | None) -> dict[str, float]:
-        """Summed loss and its count, mean gradient norm, share of clipped steps, seconds; then start anew."""
+        """Summed loss, its count, mean gradient norm, share of clipped steps, seconds, waited, steps; start anew."""
         totals = [float(total) for total in self._totals]
         norms = [float(norm) for norm in self._norms]
         finite = [norm for norm in norms if math.isfinite(norm)]
@@ -219,6 +232,9 @@ class Meter:
             "grad_norm": sum(finite) / len(finite) if finite else math.nan,
             "clipped": clipped / len(norms) if norms else 0.0,
             "seconds": now - self._started,
+            "waited": self.waited,
+            "steps": float(self.steps),
         }
+        self.steps, self.waited = 0, 0.0
         self._totals, self._norms, self._counts, self._started = [], [], 0, now
         return reading

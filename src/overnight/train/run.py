@@ -55,10 +55,15 @@ GIVEN = {
     "ema.model": "model",
     "ema.batch": "global_batch_size",
     "sample.model": "model",
+    "parallel.module": "model",
+    "parallel.data": "data",
+    "parallel.seed": "seed",
+    "parallel.loss_scale": "precision",
+    "parallel.optimizer": "optimizer",
 }
 """Arguments of components that the trainer gives, and what they follow from."""
 
-OPTIONAL = ("evaluate", "sample", "baselines", "param_groups", "ema")
+OPTIONAL = ("evaluate", "sample", "baselines", "param_groups", "ema", "parallel")
 """Components that may be None."""
 
 
@@ -79,7 +84,7 @@ class Run:
         epochs, steps, minutes: the budget; exactly one is given.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         max_norm: gradients are clipped to this global L2 norm; None clips nothing.
-        seed: of initial weights, data and dropout.
+        seed: of initial weights, data and dropout; of a model that draws (a sampled softmax) its ``seed`` is the same.
         evaluate: (model, autocast_dtype, final) → evaluation record; None evaluates nothing.
         evaluations: how many evaluations, evenly over the budget; the last is at the end.
         sample: (model) → sampled text; None samples nothing.
@@ -91,6 +96,8 @@ class Run:
         max_skipped: so many skipped steps in a row stop the run.
         threads: CPU threads of torch; None leaves torch's choice.
         ema: (model, batch) → ``overnight.train.average.WeightAverage``: what is evaluated in the place of the weights.
+        parallel: (module, data, seed, loss_scale, optimizer) → how ranks train together (``overnight.train.parallel``);
+            None is DDP.
     """
 
     recipe: str
@@ -120,6 +127,7 @@ class Run:
     param_groups: Component | None = None
     notes: tuple[str, ...] = field(default=())
     ema: Component | None = None
+    parallel: Component | None = None
 
     def check(self) -> None:
         """Raise UserError for values that cannot work together."""
@@ -180,8 +188,14 @@ class Run:
             raise UserError(f"{head!r} is not a setting of a run.", suggest(head, names))
         current, value = getattr(self, head), _value(text)
         if not rest:
+            if current is None and head in OPTIONAL and isinstance(value, str):
+                return self._with(head, _exchanged(None, import_object(value)))
             if not isinstance(current, partial) or (value is None and head in OPTIONAL):
-                return self._with(head, value)
+                changed = self._with(head, value)
+                # one seed for all that draws, unless the model was given another
+                if head == "seed" and self.model.keywords.get("seed") == self.seed:
+                    changed = changed._with("model", with_keyword(self.model, "seed", value, "model"))
+                return changed
             if not isinstance(value, str):
                 raise UserError(f"{head} is a component.", f"Set one of its arguments: --set {head}.name=value.")
             return self._with(head, _exchanged(current, import_object(value)))
@@ -203,12 +217,12 @@ class Run:
         return replace(self, **changes)
 
 
-def _exchanged(component: Component, target: Any) -> Component:
+def _exchanged(component: Component | None, target: Any) -> Component:
     """Another constructor, with those of the settings that it takes."""
     if not callable(target):
         raise UserError(f"{target!r} cannot be called.", "Give the import path of a class or function.")
-    names = keyword_names(target)
-    return partial(target, **{k: v for k, v in component.keywords.items() if names is None or k in names})
+    names, kept = keyword_names(target), component.keywords if component is not None else {}
+    return partial(target, **{k: v for k, v in kept.items() if names is None or k in names})
 
 
 def _set_inside(component: Component, path: str, value: Any, where: str) -> Component:

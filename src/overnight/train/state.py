@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from overnight.errors import UserError
@@ -21,6 +22,7 @@ from overnight.train.checkpoint import (
 )
 from overnight.train.components import import_path
 from overnight.train.distributed import World
+from overnight.train.parallel import load_parallel, one_scale, save_parallel
 from overnight.train.step import Stepper
 
 
@@ -54,10 +56,48 @@ class State:
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "carry"}
 
 
+@dataclass
+class Apart:
+    """What this rank did since the ranks last met, where each decides for itself.
+
+    Attributes:
+        tokens: targets seen.
+        skipped: updates skipped; ``in_a_row`` of them just now, which no meeting resets.
+    """
+
+    tokens: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+
+    def add(self, tokens: int, skipped: bool) -> None:
+        """One update tried."""
+        self.tokens += tokens
+        self.skipped += skipped
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
+
+    def join(self, state: State, world: World, batch: int) -> None:
+        """Put it into the state that all ranks share: the skips are those of the rank with the most.
+
+        Args:
+            state: whose ``applied`` has counted every update as made.
+            world: the ranks.
+            batch: samples of one update.
+        """
+        skips = torch.tensor([self.skipped, self.in_a_row], dtype=torch.int64, device=world.device)
+        skipped, state.skipped_in_a_row = world.all_reduce(skips, dist.ReduceOp.MAX).tolist()
+        state.tokens += world.sum(self.tokens)
+        state.skipped += skipped
+        state.applied -= skipped * batch
+        self.tokens = self.skipped = 0
+
+
 def capture(
     state: State, stepper: Stepper, world: World, total_samples: float, ema: WeightAverage | None = None
 ) -> Checkpoint:
     """Everything as a checkpoint; a collective, whose value is whole on rank 0 only."""
+    parallel, plain_parallel = save_parallel(stepper.parallel, world)
+    if not stepper.parallel.synchronous:
+        one_scale(stepper.scaler, world)
     tensors, plain = flatten_optimizer(stepper.optimizer)
     rng = {"cpu": torch.get_rng_state().unsqueeze(0)}
     if world.device.type == "cuda":
@@ -69,11 +109,13 @@ def capture(
         "scaler": stepper.scaler.state_dict() if stepper.scaler is not None else None,
         "total_samples": total_samples if total_samples != float("inf") else None,
         "world_size": world.world_size,
+        **({"parallel": plain_parallel} if plain_parallel is not None else {}),
     }
     model = {name: tensor.cpu() for name, tensor in stepper.task.model.state_dict().items()}
     cpu_tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     average = {name: tensor.cpu() for name, tensor in ema.weights.items()} if ema is not None else {}
-    return Checkpoint(model, cpu_tensors, world.gather_lanes(state.carry), world.gather_lanes(rng), data, average)
+    carry, generators = world.gather_lanes(state.carry), world.gather_lanes(rng)
+    return Checkpoint(model, cpu_tensors, carry, generators, data, average, parallel)
 
 
 def restore(
@@ -114,6 +156,7 @@ def restore(
         _load_optimizer(stepper.optimizer, groups["optimizer"], data, path, settings)
         if ema is not None:
             ema.load(groups["ema"])
+        load_parallel(stepper.parallel, groups["parallel"], data.get("parallel"), world)
         share = lanes // world.world_size
         for name, own in state.carry.items():
             whole = groups["carry"].get(name)

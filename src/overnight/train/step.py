@@ -10,7 +10,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from overnight.comm.strategies import Strategy
 from overnight.train.distributed import World
+from overnight.train.parallel import Maker, Parallel
 from overnight.train.precision import Precision
 
 
@@ -21,7 +23,7 @@ class StepResult:
     Attributes:
         total: this rank's summed loss in nats.
         count: this rank's targets.
-        global_count: those of all ranks.
+        global_count: those of all ranks; where ranks train alone for some steps, this rank's.
         grad_norm: global L2 norm of what is clipped, before clipping and after unscaling.
         skipped: the update was not made, since the loss or a gradient was not finite.
         carry: state of this rank's lanes after the step.
@@ -36,14 +38,25 @@ class StepResult:
 
 
 class Stepper:
-    """Makes optimizer updates. Holds the task (wrapped in DDP where there are several ranks) and the loss scaler.
+    """Makes optimizer updates. Holds the task, how its ranks train together, and the loss scaler.
 
     Losses are sums: each micro-batch's total is multiplied by world_size / count over all ranks and micro-batches, so
     that DDP's mean over ranks is the gradient of one process reading the whole batch, however uneven the counts.
+    Ranks that train alone for some steps each take the mean over their own targets.
+
+    Args:
+        task, optimizer, world, precision, max_norm: the parts.
+        make: of how ranks train together; None is DDP where there are several.
     """
 
     def __init__(
-        self, task: Any, optimizer: torch.optim.Optimizer, world: World, precision: Precision, max_norm: float | None
+        self,
+        task: Any,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        precision: Precision,
+        max_norm: float | None,
+        make: Maker | None = None,
     ) -> None:
         self.task, self.optimizer, self.world = task, optimizer, world
         self.precision, self.max_norm = precision, max_norm
@@ -51,9 +64,14 @@ class Stepper:
         if precision.dtype == torch.float16:
             # Puri et al. doubled after 1,000 clean steps; their start, 2^32, overflows any float16 loss at once.
             self.scaler = torch.amp.GradScaler(world.device.type, init_scale=2.0**16, growth_interval=1000)
-        self.wrapped: nn.Module = task
-        if world.world_size > 1:
-            self.wrapped = DistributedDataParallel(task, gradient_as_bucket_view=True)
+        if make is not None:
+            scale = self.scaler.get_scale if self.scaler is not None else None
+            self.parallel: Parallel = make(module=task, optimizer=optimizer, loss_scale=scale)
+        elif world.world_size > 1:
+            self.parallel = Strategy(DistributedDataParallel(task, gradient_as_bucket_view=True))
+        else:
+            self.parallel = Strategy(task)
+        self.wrapped: nn.Module = self.parallel.module
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # a group may be left out of clipping: the reference code of big LSTMs clips the recurrent weights only
         self.clipped = [p for group in optimizer.param_groups if group.get("clip", True) for p in group["params"]]
@@ -64,7 +82,7 @@ class Stepper:
         It does so after the first backward of a process, in the order in which gradients come. A resumed run would
         otherwise make one step with other buckets, and three or more ranks then add up in another order.
         """
-        if self.world.world_size < 3:
+        if self.world.world_size < 3 or not self.parallel.synchronous:
             return
         kept = [buffer.clone() for buffer in self.task.buffers()]
         devices = [self.world.device] if self.world.device.type == "cuda" else []
@@ -75,6 +93,7 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         for buffer, before in zip(self.task.buffers(), kept, strict=True):
             buffer.copy_(before)
+        self.parallel.forget()
 
     def close(self) -> None:
         """Give up DDP while its process group is still there.
@@ -83,19 +102,25 @@ class Stepper:
         gloo thread that may want it: with torch 2.13, two of the first five runs on two ranks hung so at their end.
         """
         self.wrapped = self.task
+        self.parallel.close()
+        self.parallel = Strategy(self.task)
 
     def __call__(self, batches: list[Any], carry: Mapping[str, Tensor]) -> StepResult:
         """Train on this rank's micro-batches, in lane order."""
         count = sum(self.task.count(batch) for batch in batches)
-        global_count = self.world.sum(count)
-        weight = self.world.world_size / global_count
+        if self.parallel.synchronous:
+            global_count = self.world.sum(count)
+            weight = self.world.world_size / global_count
+        else:
+            global_count, weight = count, 1.0 / max(1, count)
         totals, carries, lane = [], [], 0
         for index, batch in enumerate(batches):
             lanes = _lanes(carry) // len(batches)
             part = {name: tensor[lane : lane + lanes] for name, tensor in carry.items()}
             lane += lanes
             # DDP decides at the forward whether this backward communicates, so no_sync wraps both.
-            with self._no_sync(last=index == len(batches) - 1), self._autocast():
+            alone = index < len(batches) - 1
+            with self.parallel.no_sync() if alone else nullcontext(), self._autocast():
                 loss = self.wrapped(batch, part)
                 scaled = (loss.total if loss.objective is None else loss.objective) * weight
                 if self.scaler is not None:
@@ -119,6 +144,7 @@ class Stepper:
         elif not skipped:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.parallel.after_update()
         joined = {name: torch.cat([part[name] for part in carries]) for name in carries[0]}
         if skipped:
             joined = {name: _finite_lanes(tensor) for name, tensor in joined.items()}
@@ -136,13 +162,10 @@ class Stepper:
             return nullcontext()
         return torch.autocast(self.world.device.type, dtype=self.precision.dtype)
 
-    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
-        if last or not isinstance(self.wrapped, DistributedDataParallel):
-            return nullcontext()
-        return self.wrapped.no_sync()
-
     def _all_finite(self, total: Tensor, norm: Tensor) -> bool:
         finite = torch.isfinite(total) & torch.isfinite(norm)
+        if not self.parallel.synchronous:
+            return bool(finite.item())
         # every rank takes the same decision, though each sees only its own loss
         return bool(self.world.all_reduce(finite.float(), dist.ReduceOp.MIN).item())
 

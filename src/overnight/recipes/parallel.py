@@ -1,0 +1,84 @@
+"""How a recipe's ranks train together: ``--parallel``, with the plan that fits the recipe's model."""
+
+import difflib
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from overnight.errors import UserError
+
+WAYS = ("ddp", "sampled", "local", "async")
+SHARE, FREQUENT = 0.1, 0.02
+"""Of a vocabulary under a full softmax: the words of a step, and of these the most frequent."""
+FREQUENT_OF_SAMPLES = 0.2
+
+
+def check_way(name: str | None) -> None:
+    """Raise a UserError for a way that there is not."""
+    if name is not None and name not in WAYS:
+        near = difflib.get_close_matches(name, WAYS, n=1)
+        remedy = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(WAYS)}."
+        raise UserError(f"There is no --parallel {name!r}.", remedy)
+
+
+def parallel_of(name: str | None, plan: dict[str, Any]) -> "partial[Any] | None":
+    """The component of a way; its rows, where it is to sample them, are those of ``plan``."""
+    check_way(name)
+    if name is None:
+        return None
+    if name == "async":
+        from overnight.train.components import import_object
+
+        return partial(import_object("overnight.comm.asynchronous.asynchronous"))
+    from overnight.comm import strategies
+
+    if name == "sampled":
+        return partial(strategies.sampled, **plan)
+    return partial(strategies.local if name == "local" else strategies.ddp)
+
+
+def byte_plan() -> dict[str, Any]:
+    """Of a byte model half of the units of its recurrent matrices; its vocabulary is small."""
+    gates = "model.layers.*.gates"
+    return {"hidden": ((f"{gates}.*_to_gates.weight_v", 4), (f"{gates}.*_to_m.weight_v", 1)), "rate": 0.5}
+
+
+def word_plan(kind: str, gates: str, output: str, vocab_size: int, tied: bool, rows: bool) -> dict[str, Any]:
+    """Of a word model some words of the output layer, the embedding's rows of the batch, and half of the hidden units.
+
+    Args:
+        kind: lstm, rnn or fnn.
+        gates: of an LSTM.
+        output: specification of the output layer.
+        vocab_size: V.
+        tied: the embedding is the output's weight.
+        rows: gradients of the embedding and of a sampled output are sparse.
+    """
+    layer, _, samples = output.partition(":")
+    plan: dict[str, Any] = {}
+    if layer == "full":
+        # every word has a gradient, so that the rows of the batch are all rows
+        plan |= {"rows": _output(tied), "random": SHARE - FREQUENT, "frequent": FREQUENT, "touched": False}
+    elif layer in ("sampled", "nce"):
+        share = min(1.0, int(samples) / vocab_size) if samples.isdigit() else SHARE
+        frequent = min(FREQUENT_OF_SAMPLES * share, 0.5)
+        plan |= {"rows": _output(tied), "random": (share - frequent) / (1 - frequent), "frequent": frequent}
+    if not tied and not rows:
+        plan["embeddings"] = ("model.embedding.weight",)
+    hidden = _hidden(kind, gates)
+    return plan | ({"hidden": hidden, "rate": 0.5} if hidden else {})
+
+
+def _output(tied: bool) -> Sequence[str]:
+    return ("model.output.*", "model.embedding.weight") if tied else ("model.output.*",)
+
+
+def _hidden(kind: str, gates: str) -> tuple[tuple[str, int], ...]:
+    if kind == "fnn":
+        return (("model.input.weight", 1),)
+    if kind == "rnn":
+        return (("model.input.weight", 1), ("model.recurrent.weight", 1))
+    if gates.startswith("grouped"):
+        return ()  # its units are not the first dimension
+    name = "rank_to_gates" if gates.startswith("factorized") else "*_to_gates"
+    return ((f"model.recurrent.layers.*.gates.{name}.weight", 4),)
