@@ -72,15 +72,14 @@ def test_resets_at_sentences_and_contexts_of_words(words: Path) -> None:
     corpus = WordCorpus(words)
     stream = corpus.split("test")
     torch.manual_seed(0)
-    model = FeedForwardLM(corpus.vocab_size, 8, 12, context=3)
+    model = FeedForwardLM(corpus.vocab_size, 8, 12, context=3, pad=4)
     found = evaluate_words(model, stream, eos=corpus.eos, vocab_size=corpus.vocab_size, reset="sentence", lanes=1)
     ids, total = stream.read(0, len(stream)).tolist(), 0.0
-    history: list[int] = [0, 0, 0]
+    history: list[int] = [4, 4, corpus.eos]
     for word in ids:
-        history = [*history, corpus.eos] if history == [0, 0, 0] else history
         x = model.embedding(torch.tensor(history[-3:][::-1])).flatten()
         total -= model.output.log_prob(torch.tanh(model.input(x)).unsqueeze(0))[0, word].item()
-        history = [0, 0, 0] if word == corpus.eos else [*history, word]
+        history = [4, 4, corpus.eos] if word == corpus.eos else [*history, word]
     assert found.perplexity == pytest.approx(math.exp(total / len(ids)), rel=1e-4)
 
 

@@ -138,6 +138,24 @@ def test_the_feed_forward_model_sees_its_context_and_no_more() -> None:
     assert changed.tolist() == [4 <= at < 7 for at in range(9)]
 
 
+def test_contexts_before_a_text_or_document_are_filled_with_pad() -> None:
+    torch.manual_seed(0)
+    model, ids = FeedForwardLM(50, 12, 16, context=3, pad=7), torch.randint(50, (6, 2))
+    before = torch.full((2, 2), 7)
+    reset = torch.zeros(6, 2, dtype=torch.bool)
+    reset[3] = True
+    with torch.no_grad():
+        whole, carry = model(ids, None, reset)
+        filled = model(torch.cat([before, ids[:3]]))[0][2:]
+        again, last = model(torch.cat([before, ids[3:]]))
+    torch.testing.assert_close(whole, torch.cat([filled, again[2:]]))
+    assert torch.equal(carry["words"], last["words"])
+    reset = torch.ones(1, 2, dtype=torch.bool)
+    assert model(ids[:1], carry, reset)[1]["words"].tolist() == [[7, ids[0, lane].item()] for lane in range(2)]
+    with pytest.raises(UserError, match=r"pad=50 is no word of 50\. It must be from 0 to 49"):
+        FeedForwardLM(50, 12, 16, pad=50)
+
+
 def test_the_plain_network_is_torchs() -> None:
     torch.manual_seed(0)
     model, ids = RecurrentLM(50, 12, 16), torch.randint(50, (9, 3))

@@ -22,7 +22,7 @@ class FeedForwardLM(WordModel):
         x = (e(w_{t-1}), …, e(w_{t-C}));   y = b + W x + U tanh(d + H x)
 
     W, the direct connections, are there with ``direct``. Before the start of a text, and of a document where the state
-    is reset there, stands the word 0.
+    is reset there, stands the word ``pad``.
 
     Args:
         vocab_size: V.
@@ -30,11 +30,12 @@ class FeedForwardLM(WordModel):
         hidden_size: H.
         context: C = n - 1.
         direct: connect x to the output too.
+        pad: the word that fills contexts; of a corpus its ``fill``.
         dropout: on what the output layer reads.
         output, sparse, sampler, counts, certain, per_step, seed, init_range: see ``overnight.models.word_lm.WordLM``.
 
     Raises:
-        UserError: if a size is less than 1.
+        UserError: if a size is less than 1, or ``pad`` is no word.
 
     >>> model = FeedForwardLM(100, 8, 16, context=3)
     >>> log_p, carry = model(torch.zeros(5, 2, dtype=torch.long))
@@ -50,6 +51,7 @@ class FeedForwardLM(WordModel):
         *,
         context: int = 4,
         direct: bool = False,
+        pad: int = 0,
         dropout: float = 0.0,
         output: str = "full",
         sparse: bool = False,
@@ -62,7 +64,9 @@ class FeedForwardLM(WordModel):
     ) -> None:
         super().__init__()
         _at_least_one(embedding_size=embedding_size, hidden_size=hidden_size, context=context)
-        self.context, self.direct, self.dropout = context, direct, dropout
+        if not 0 <= pad < vocab_size:
+            raise UserError(f"pad={pad} is no word of {vocab_size:,}.", f"It must be from 0 to {vocab_size - 1}.")
+        self.context, self.direct, self.pad, self.dropout = context, direct, pad, dropout
         self.embedding = SampledEmbedding(vocab_size, embedding_size, sparse=sparse)
         nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
         self.input = nn.Linear(context * embedding_size, hidden_size)
@@ -83,7 +87,7 @@ class FeedForwardLM(WordModel):
     def initial_carry(self, lanes: int) -> dict[str, Tensor]:
         """``words`` [B, C - 1]: the words before the next one, oldest first."""
         device = self.embedding.weight.device
-        return {"words": torch.zeros(lanes, self.context - 1, dtype=torch.int64, device=device)}
+        return {"words": torch.full((lanes, self.context - 1), self.pad, dtype=torch.int64, device=device)}
 
     def hidden(
         self, ids_TB: Tensor, carry: Carry | None = None, reset_TB: Tensor | None = None
@@ -99,11 +103,11 @@ class FeedForwardLM(WordModel):
         seen = []
         for ago in range(self.context):
             here = slice(back - ago, back - ago + time)
-            seen.append(words[here].masked_fill(numbers[here] != number_TB, 0))
+            seen.append(words[here].masked_fill(numbers[here] != number_TB, self.pad))
         x_TBD = self.embedding(torch.stack(seen, -1)).flatten(2)
         h_TBH = torch.tanh(self.input(x_TBD))
         h_TBN = torch.cat([h_TBH, x_TBD.to(h_TBH.dtype)], -1) if self.direct else h_TBH
-        kept = words.masked_fill(numbers != number_TB[-1], 0)[len(words) - back :] if time else words
+        kept = words.masked_fill(numbers != number_TB[-1], self.pad)[len(words) - back :] if time else words
         return F.dropout(h_TBN, self.dropout, self.training), {"words": kept.t().contiguous()}
 
 

@@ -57,9 +57,13 @@ def test_no_words(tmp_path: Path) -> None:
         prepare_words([blank], tmp_path / "out", valid=[good])
     (tmp_path / "v").write_text("<unk>\n<eos>\na\n")
     assert "The training split holds no words" in refuse(tmp_path / "out", blank, vocab_file=str(tmp_path / "v"))
+    for path in (empty, blank):
+        with pytest.raises(UserError, match=r"split valid hold no words\. Give it text .* or no --valid"):
+            prepare_words([good], tmp_path / "out", valid=[path])
+        assert not (tmp_path / "out").exists()
     told: list[str] = []
-    prepare_words([good], tmp_path / "out", valid=[blank], notify=told.append)
-    assert told[0] == "No sentence fell into valid; --valid FILE and --test FILE name held-out files."
+    prepare_words([good], tmp_path / "out", WordSettings(split=(98, 1, 1)), notify=told.append)
+    assert told[0] == "No sentence fell into valid and test; --valid FILE and --test FILE name held-out files."
 
 
 def test_sources_that_cannot_be(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_ids_stay_as_they_are(tmp_path: Path) -> None:
     assert [len(sentence) for sentence in sentences_of(tmp_path / "out", "train")] == [4, 2, 1]
     assert corpus.words == ["<unk>", "<bos>", "<eos>", "3", "4", "5", "6", "7"]
     assert corpus.counts.tolist() == [1, 0, 3, 1, 0, 1, 0, 1]
-    assert (corpus.unk, corpus.bos, corpus.eos) == (0, 1, 2)
+    assert (corpus.unk, corpus.bos, corpus.eos, corpus.fill) == (0, 1, 2, 1)
     assert manifest["counts"]["empty"] == 1
     assert manifest["vocabulary"]["from"] == "ids"
 
@@ -56,11 +56,16 @@ GOOD = "1 1 3 2\n"
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("1 1 3 9 2", "the id 9 is not below the size of the vocabulary, 9. Give the vocabulary"),
+        ("1 1 3 9 2", "the id 9 at place 4 is not below the size of the vocabulary, 9. Give the vocabulary"),
         ("1 1 3 99999999999999999999 2", "is not below the size of the vocabulary"),
-        ("1 1 -1 2", "'-1' is no id"),
-        ("1 1 three 2", "'three' is no id"),
-        ("1 1 3.5 2", "'3.5' is no id"),
+        ("1 1 -1 2", "-1 at place 3 is negative, and ids count from 0. Lines are ids"),
+        ("1 1 3 -7 2", "-7 at place 4 is negative"),
+        ("-1", "-1 at place 1 is negative"),
+        ("1 1 three 2", "'three' at place 3 is no id"),
+        ("1 1 3.5 2", "'3.5' at place 3 is no id"),
+        ("1 1 0_3 2", "'0_3' at place 3 is no id"),
+        ("1 1 +3 2", "'+3' at place 3 is no id"),
+        ("1 1 - 2", "'-' at place 3 is no id"),
         ("1 1 3", "the line does not end with 2, the end of a sentence"),
         ("1 1", "the line does not end with 2, the end of a sentence"),
         ("1 1 3 2 4 2", "the id 2, which ends sentences, stands inside one"),
@@ -82,7 +87,7 @@ def test_a_vocabulary_that_does_not_match(tmp_path: Path) -> None:
     (tmp_path / "v").write_text("<unk>\nB\nE\nthe\ncat\n")
     path = tmp_path / "my.ids"
     path.write_text(GOOD + "1 1 4 5 2\n")
-    with pytest.raises(UserError, match=r"my\.ids:2: the id 5 is not below the size of the vocabulary, 5"):
+    with pytest.raises(UserError, match=r"my\.ids:2: the id 5 at place 4 is not below the size of the vocabulary, 5"):
         prepare_words([path], tmp_path / "out", WordSettings(vocab_file=str(tmp_path / "v")))
     (tmp_path / "w").write_text("the\nB\nE\n<unk>\ncat\n")
     with pytest.raises(UserError, match=r"has <unk> in line 4, where its id would be 3; the ids have 0 for unknown"):

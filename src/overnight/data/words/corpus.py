@@ -108,6 +108,11 @@ class WordCorpus(ShardedCorpus):
             raise UserError(f"{path} lacks a field of its vocabulary: {error}.", "Prepare it again.") from None
         check_size(self.folder / COUNTS_FILE, 8 * self.vocab_size)
 
+    @property
+    def fill(self) -> int:
+        """The id that stands in a context before its sentence: ``bos``; where there is none ``eos``, or ``unk``."""
+        return next(i for i in (self.bos, self.eos, self.unk) if i is not None)
+
     @classmethod
     def open(cls, folder: str | Path) -> WordCorpus:
         """The corpus in a folder."""

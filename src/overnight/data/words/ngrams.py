@@ -118,7 +118,6 @@ def ngram_windows(*, corpus: str, lanes: int, seed: int | None, split: str = "tr
         UserError: if the folder is no corpus of words, a file was altered, or the split has too few words.
     """
     opened = open_split(corpus, split)
-    fill = next(i for i in (opened.bos, opened.eos, opened.unk) if i is not None)
-    made = NgramWindows(opened.split(split), lanes, order, fill=fill, eos=opened.eos, seed=seed)
+    made = NgramWindows(opened.split(split), lanes, order, fill=opened.fill, eos=opened.eos, seed=seed)
     made.digest, made.vocabulary_digest = opened.digest, opened.vocabulary_digest
     return made

@@ -62,8 +62,8 @@ def prepare_words(
         The manifest.
 
     Raises:
-        UserError: bad sources or settings, malformed text or ids, a vocabulary that does not fit, an empty training
-            split, a folder of something else, a full disk.
+        UserError: bad sources or settings, malformed text or ids, a vocabulary that does not fit, a split without words
+            for which files were named, no words to train on, a folder of something else, a full disk.
 
     >>> import tempfile
     >>> scratch = tempfile.TemporaryDirectory()
@@ -127,7 +127,7 @@ def prepare_words(
         except OSError as error:
             folder.discard()
             raise write_error(error, folder.path, progress) from error
-    _note_empty(manifest, shares, heldout, notify)
+    _note_empty(manifest, shares, notify)
     return manifest
 
 
@@ -160,10 +160,8 @@ def _plan(sources: Sequence[Source], settings: WordSettings) -> list[Work]:
     return [[(segment, sources[segment.source]) for segment in piece] for piece in pieces]
 
 
-def _note_empty(
-    manifest: Mapping[str, Any], shares: Sequence[float], heldout: Sequence[str], notify: Callable[[str], None]
-) -> None:
-    wanted = [split for split, share in zip(SPLITS, shares, strict=True) if share > 0 or split in heldout]
+def _note_empty(manifest: Mapping[str, Any], shares: Sequence[float], notify: Callable[[str], None]) -> None:
+    wanted = [split for split, share in zip(SPLITS, shares, strict=True) if share > 0]
     empty = [split for split in wanted if not manifest["splits"][split]["documents"]]
     if empty:
         notify(f"No sentence fell into {' and '.join(empty)}; --valid FILE and --test FILE name held-out files.")

@@ -72,7 +72,7 @@ def finish_corpus(
         The manifest, with what is particular to words.
 
     Raises:
-        UserError: the training split holds no words.
+        UserError: the training split, or another for which files were named, holds no words.
     """
     size = len(vocabulary)
     width = np.dtype(dtype).itemsize
@@ -86,6 +86,11 @@ def finish_corpus(
             train = counts
     if not train.any():
         raise UserError("The training split holds no words.", "Give text with at least one word for it.")
+    for split in manifest["settings"]["heldout"]:
+        if not manifest["splits"][split]["words"]:
+            raise UserError(
+                f"The files of the split {split} hold no words.", f"Give it text with at least one, or no --{split}."
+            )
     data = train.astype("<i8").tobytes()
     for name, content in ((VOCABULARY_FILE, vocabulary.as_file()), (COUNTS_FILE, data)):
         with open(folder.path / name, "wb") as file:
