@@ -103,3 +103,49 @@ def test_adascale_as_a_rule() -> None:
     )
     flat = rules.adascale(tuned, 8, noise_scale=0.0).hyperparameters
     assert (flat.lr, flat.total_steps) == (tuned.lr, tuned.total_steps)
+
+
+FULL = Hyperparameters(
+    lr=1e-3,
+    global_batch_size=64,
+    warmup_samples=6400,
+    total_samples=1e7,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    weight_decay=0.01,
+    max_norm=1.0,
+    ema_decay=0.999,
+)
+
+
+def test_date_without_a_measurement_is_legw_with_companions() -> None:
+    ours, legw = rules.date(FULL, 16).hyperparameters, rules.legw(FULL, 16).hyperparameters
+    assert (ours.lr, ours.warmup_steps, ours.total_samples) == (pytest.approx(legw.lr), legw.warmup_steps, 1e7)
+    assert ours.betas == companions.adam_betas((0.9, 0.999), 16)
+    assert ours.eps == pytest.approx(1e-8 / 4)
+    assert ours.weight_decay == pytest.approx(0.04)
+    assert (ours.max_norm, ours.ema_decay) == (pytest.approx(0.25), pytest.approx(0.999**16))
+
+
+@given(st.floats(1.0, 1e6), st.sampled_from([2, 8, 64]), st.booleans())
+def test_date_keeps_what_a_run_does(scale: float, k: int, adaptive: bool) -> None:
+    """Steps · r, lr · decay · steps, the share of the average's half-life; the expected norm against the clip."""
+    new = rules.date(FULL, k, noise_scale=scale, adaptive=adaptive).hyperparameters
+    r = gain(scale, 64, k)
+    assert new.total_samples is not None
+    assert new.max_norm is not None
+    steps, old_steps = new.total_samples / new.global_batch_size, 1e7 / 64
+    assert steps * r == pytest.approx(old_steps)
+    if adaptive:
+        assert new.lr * (new.weight_decay or 0) * steps == pytest.approx(FULL.lr * 0.01 * old_steps)
+    assert new.lr / FULL.lr == pytest.approx(math.sqrt(r) if adaptive else r)
+    assert new.max_norm == pytest.approx(companions.max_norm(1.0, scale, 64, k))
+    assert new.warmup_samples <= 0.3 * new.total_samples * (1 + 1e-9)
+
+
+def test_date_does_not_warm_up_for_longer_than_a_share_of_the_run() -> None:
+    short = Hyperparameters(lr=1.0, global_batch_size=10, warmup_samples=1000, total_samples=10_000)
+    assert rules.date(short, 10).hyperparameters.warmup_samples == pytest.approx(3000)
+    longer = Hyperparameters(lr=1.0, global_batch_size=10, warmup_samples=5000, total_samples=10_000)
+    assert rules.date(longer, 10).hyperparameters.warmup_samples == 5000
+    assert rules.date(FULL, 1).hyperparameters == FULL

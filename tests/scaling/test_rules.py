@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from overnight.scaling import Hyperparameters, Scaled, rules
 
 Rule = Callable[..., Scaled]
-RULES: list[Rule] = [rules.none, rules.linear, rules.sqrt, rules.capped_linear, rules.legw, rules.adam_sde]
+RULES: list[Rule] = [rules.none, rules.linear, rules.sqrt, rules.capped_linear, rules.legw, rules.adam_sde, rules.date]
 TUNED = Hyperparameters(
     lr=1e-3,
     global_batch_size=256,

@@ -4,6 +4,11 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
+_NUMBERS = {"lr": True, "global_batch_size": True, "warmup_samples": True} | dict.fromkeys(
+    ("total_samples", "momentum", "eps", "weight_decay", "max_norm", "ema_decay"), False
+)
+"""Fields that are a number, and whether each must be set."""
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
@@ -18,6 +23,8 @@ class Hyperparameters:
         eps: Adam's.
         momentum: SGD's.
         weight_decay: as the optimizer has it.
+        max_norm: to which the gradient's norm is clipped.
+        ema_decay: of an average of the weights, a step.
 
     Raises:
         ValueError: for numbers that cannot be.
@@ -35,11 +42,13 @@ class Hyperparameters:
     eps: float | None = None
     momentum: float | None = None
     weight_decay: float | None = None
+    max_norm: float | None = None
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lr", "global_batch_size", "warmup_samples", "total_samples", "momentum", "eps", "weight_decay"):
+        for name, required in _NUMBERS.items():
             value = getattr(self, name)
-            unset = value is None and name in ("total_samples", "momentum", "eps", "weight_decay")
+            unset = value is None and not required
             if not unset and (isinstance(value, bool) or not isinstance(value, Real)):
                 raise ValueError(f"{name} must be a number, not {value!r}.")
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -58,8 +67,12 @@ class Hyperparameters:
             isinstance(self.betas, (tuple, list)) and len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         ):
             raise ValueError(f"betas must be two numbers from 0 to below 1, not {self.betas!r}.")
-        if self.momentum is not None and not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be a number from 0 to below 1, not {self.momentum!r}.")
+        for name in ("momentum", "ema_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must be a number from 0 to below 1, not {value!r}.")
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise ValueError(f"max_norm must be a number above 0, not {self.max_norm!r}.")
         for name in ("eps", "weight_decay"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):

@@ -8,10 +8,25 @@ import math
 from dataclasses import dataclass, replace
 from numbers import Real
 
+from overnight.scaling import companions
 from overnight.scaling.gain import gain
 from overnight.scaling.hyperparameters import Hyperparameters
 
-__all__ = ["Hyperparameters", "Scaled", "adam_sde", "adascale", "capped_linear", "legw", "linear", "none", "sqrt"]
+__all__ = [
+    "Hyperparameters",
+    "Scaled",
+    "adam_sde",
+    "adascale",
+    "capped_linear",
+    "date",
+    "legw",
+    "linear",
+    "none",
+    "sqrt",
+]
+
+LONGEST_WARMUP = 0.3
+"""Share of a run; the longest warm-up of a published large-batch BERT was 28.43 % of its phase (NVIDIA, batch 64K)."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +189,72 @@ def adascale(
     how = {"lr": "· r", "warmup_samples": "· k/r", "total_samples": "· k/r"}
     rule = f"AdaScale's gain r = {r:.4g} at a noise scale of {noise_scale:,.0f} (Johnson et al. 2020)"
     return _explained(baseline, k, scaled, rule, how)
+
+
+def date(
+    baseline: Hyperparameters,
+    k: float | None = None,
+    *,
+    global_batch_size: int | None = None,
+    noise_scale: float = math.inf,
+    adaptive: bool = True,
+) -> Scaled:
+    """Ours, as a plan: everything that is counted in steps follows the gain r, in the place of k.
+
+    r = (1 + Bn/B) / (1 + Bn/(k·B)) is how many old steps a new one is worth, so
+
+        lr · √r for updates that are normalised (Adam, LAMB, LARS, Muon), lr · r for SGD
+        samples · k/r: the run has r times fewer steps, and lengthens past the noise scale instead of losing quality
+        warm-up: the same number of steps (LEGW), at most 30 % of the run
+        β₂ʳ, β₁ to the √r, not below 0.6 and 0.9; weight average's decayʳ; ε / √r and clip / √r, as the gradient's norm
+        decoupled weight decay · √r, so that lr · decay · steps stays
+
+    With no noise scale measured it is infinite, r = k, and what remains is LEGW with the Adam SDE rule's companions.
+    Why √r: with the gradient divided by its own norm √(|G|² + tr(Σ)/B), or coordinate by coordinate by √v̂, the best
+    rate of SGD, lr_max / (1 + Bn/B), becomes lr_max / √(1 + Bn/B). Other arguments as for ``none``.
+
+    Args:
+        noise_scale: Bn, in samples, preconditioned for an Adam-like optimizer; or a critical batch.
+        adaptive: the optimizer normalises its update; False for SGD, whose weight decay stays.
+
+    >>> tuned = Hyperparameters(lr=1e-3, global_batch_size=64, warmup_samples=6400, total_samples=1e6, eps=1e-8)
+    >>> print(date(tuned, 4, noise_scale=128).explanation)  # doctest: +NORMALIZE_WHITESPACE
+    Batch 64 → 256 (k = 4), DATE with a gain r = 2 at a noise scale of 128: lr 0.001 → 0.00141421 (· √r), warm-up
+    6,400 → 25,600 samples (· k, at most 30 %, 100 → 100 steps), length 1,000,000 → 2,000,000 samples (· k/r),
+    eps 1e-08 → 7.07107e-09 (/ √r); all else stays.
+    """
+    k, batch = _factor(baseline, k, global_batch_size)
+    r = gain(noise_scale, baseline.global_batch_size, k)
+    lr_factor = math.sqrt(r) if adaptive else r
+    total = None if baseline.total_samples is None else baseline.total_samples * k / r
+    warmup = baseline.warmup_samples * k
+    if total is not None:
+        # a baseline that warms up longer than that keeps its share
+        warmup = min(warmup, max(LONGEST_WARMUP * total, baseline.warmup_samples * k / r))
+    decay, clip = baseline.weight_decay, baseline.max_norm
+    scaled = replace(
+        baseline,
+        lr=baseline.lr * lr_factor,
+        warmup_samples=warmup,
+        total_samples=total,
+        betas=None if baseline.betas is None else companions.adam_betas(baseline.betas, r),
+        eps=None if baseline.eps is None else companions.adam_eps(baseline.eps, r),
+        weight_decay=companions.decoupled_weight_decay(decay, r) if decay is not None and adaptive else decay,
+        max_norm=None if clip is None else clip / math.sqrt(r),
+        ema_decay=None if baseline.ema_decay is None else companions.ema_decay(baseline.ema_decay, r),
+        global_batch_size=batch,
+    )
+    how = {
+        "lr": "· √r" if adaptive else "· r",
+        "warmup_samples": f"· k, at most {LONGEST_WARMUP:.0%}".replace("%", " %"),
+        "total_samples": "· k/r",
+        "betas": "β₁ to the √r, β₂ʳ",
+        "eps": "/ √r",
+        "max_norm": "/ √r",
+        "ema_decay": "decayʳ",
+    } | ({"weight_decay": "· √r"} if adaptive else {})
+    scale = "an unmeasured noise scale" if math.isinf(noise_scale) else f"a noise scale of {noise_scale:,.0f}"
+    return _explained(baseline, k, scaled, f"DATE with a gain r = {r:.4g} at {scale}", how)
 
 
 def _factor(baseline: Hyperparameters, k: float | None, global_batch_size: int | None) -> tuple[float, int]:
