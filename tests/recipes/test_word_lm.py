@@ -6,10 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from oracles.words import write_words
 
+from overnight.data.words.corpus import WordCorpus
+from overnight.data.words.lanes import word_lanes
+from overnight.data.words.ngrams import NgramWindows
 from overnight.errors import UserError
 from overnight.optim.rows import RowAdagrad
 from overnight.recipes.word_lm import word_lm
@@ -111,6 +115,8 @@ def test_one_billion_words_and_its_quirks(words: Path) -> None:
         ({"optimizer": "sdg", "lr": 1.0}, "no optimizer 'sdg'. Did you mean sgd"),
         ({"preset": "wsj-fnn", "gates": "dense"}, "A model of kind fnn has no gates"),
         ({"preset": "wsj-fnn", "tied": True}, "embedding cannot be its softmax"),
+        ({"factor_init": "svd", "gates": "grouped:2"}, "factor-init is for factorized gates, and there are none"),
+        ({"factor_init": "svd"}, "factor-init is for factorized gates, and there are none"),
         ({"batch_size": 0}, "A batch of 0 cannot work"),
         ({"lr": -1.0}, "A rate of -1 cannot work"),
     ],
@@ -242,6 +248,37 @@ def test_the_seed_is_the_sampler_s_too(words: Path, preset: str) -> None:
         torch.manual_seed(0)
         found.append(run.model().train().loss(ids, ids)[0].item())
     assert found[0] == found[1] != found[2]
+
+
+def test_a_seed_that_is_set_is_the_sampler_s_too(words: Path) -> None:
+    run = word_lm(words, output="sampled:20", lr=0.1, seed=4).with_setting("seed=7")
+    assert (run.seed, run.model.keywords["seed"]) == (7, 7)
+    own = run.with_setting("model.seed=3").with_setting("seed=8")
+    assert (own.seed, own.model.keywords["seed"]) == (8, 3)
+
+
+def test_a_feed_forward_model_s_contexts_are_filled_as_the_corpus_says(words: Path) -> None:
+    """Lanes with resets at sentences show it the contexts of ``ngram_windows``."""
+    corpus = WordCorpus(words)
+    run = small(word_lm(words, preset="wsj-fnn", lr=0.1))
+    assert run.data.keywords["reset"] == "sentence"
+    assert run.model.keywords["pad"] == corpus.fill == corpus.eos
+    model: Any = run.model()
+    seen: list[torch.Tensor] = []
+    model.embedding.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    batch = word_lanes(corpus=str(words), lanes=1, seed=None, length=200, reset="sentence").at(0)
+    model.hidden(batch.input_TB, None, batch.reset_TB)
+    windows = NgramWindows(corpus.split("train"), 1, 5, fill=corpus.fill, eos=corpus.eos)
+    assert torch.equal(seen[0][:, 0].flip(-1), windows.of(np.arange(1, 201)).context_BC)
+
+
+def test_row_adam_trains_rows_and_goes_on(words: Path, tmp_path: Path) -> None:
+    run = word_lm(words, output="sampled:20", batch_size=4, length=6, steps=4, optimizer="row-adam", lr=0.01)
+    run = small(run, evaluations=0, checkpoint_steps=2)
+    assert run.model.keywords["sparse"]
+    train(run, tmp_path / "run", QUIET)
+    train(replace(run, steps=5), tmp_path / "run", replace(QUIET, resume=True))
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "00000005").optimizer
 
 
 def test_unigram_samples_by_the_corpus_counts(words: Path, tmp_path: Path) -> None:

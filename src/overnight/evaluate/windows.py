@@ -79,7 +79,7 @@ class HeldOutWindows:
     ) -> None:
         if lanes < 1 or length < 1 or warm_up < 0:
             raise UserError(
-                f"{lanes} lanes of {length} bytes with {warm_up} to warm up cannot be read.",
+                f"{lanes} lanes of {length} {stream.unit} with {warm_up} to warm up cannot be read.",
                 "Lanes and length must be at least 1, warm_up at least 0.",
             )
         resets = stream.resets(reset)
