@@ -39,7 +39,7 @@ WORDS = (
     "rank",
 )
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-SECONDS = {"seconds", "tokens_per_s", "total_samples"}
+SECONDS = {"seconds", "tokens_per_s", "total_samples", "computing_seconds", "waiting_seconds"}
 """What differs between two runs of the same thing."""
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(

@@ -30,7 +30,8 @@ class ToyData:
 
     Args:
         lanes, seed: as the trainer gives them.
-        bad: step → ``loss`` (not a number in lane 1 only) or ``gradient`` (of a finite loss).
+        bad: step → ``loss`` (not a number in lane 1 only), ``gradient`` (of a finite loss), ``huge`` (lane 1), or
+            ``empty`` (no targets in the second half of the lanes).
     """
 
     steps_per_epoch = 10
@@ -45,6 +46,10 @@ class ToyData:
         bad = self.bad.get(step, "")
         if bad == "loss":
             x[1] = float("nan")
+        elif bad == "huge":
+            x[1] *= 1e5
+        elif bad == "empty":
+            weight[self.lanes // 2 :] = 0
         return ToyBatch(x[first : first + count], weight[first : first + count], bad)
 
 
@@ -58,6 +63,17 @@ class ToyModel(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         out: Tensor = self.mix(torch.cat([x, h], 1))
         return out
+
+
+class HalfModel(ToyModel):
+    """The same in float32, so that autocast makes it half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.float()
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        return super().forward(x.float(), h.float()).double()
 
 
 class ToyTask(nn.Module):
