@@ -1,0 +1,140 @@
+"""Runs the workers of a session, each on a host of its own, and puts together what they saw."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from multihost.network import PORT, Network
+
+from benchmarks.parallel.cells import Cell
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 120.0
+"""For workers to start, on a busy machine."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of all cells.
+
+    Attributes:
+        out: folder of the results.
+        corpus: of words, for models with 10,000 of them.
+        seconds: for a cell of speed.
+        tokens, train_seconds: length of a training, over all workers: of cells of kind tokens, and of kind time.
+        tiny: models of a moment.
+    """
+
+    out: Path
+    corpus: Path | None
+    seconds: float
+    tokens: int
+    train_seconds: float
+    tiny: bool
+
+    @property
+    def timeout(self) -> float:
+        """Seconds after which a worker gives up on another: rank 0 evaluates meanwhile, or a slow link is at work."""
+        return 300.0
+
+
+def path_of(cell: Cell, out: Path) -> Path:
+    return out / f"{cell.name}.json"
+
+
+def run_session(cells: Sequence[Cell], settings: Settings, limit: float) -> None:
+    """Measure cells that the same processes can, and write each one's file; one that fails has the reason in it.
+
+    Args:
+        cells: see ``cells.sessions``.
+        settings: of all.
+        limit: seconds after which the workers are killed.
+    """
+    workers = cells[0].workers
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as name, Network(workers) as network:
+        folder = Path(name)
+        work = folder / "session.json"
+        work.write_text(
+            json.dumps(
+                {
+                    "cells": [cell.plain() for cell in cells],
+                    "corpus": None if settings.corpus is None else str(settings.corpus.resolve()),
+                    "seconds": settings.seconds, "tokens": settings.tokens,
+                    "train_seconds": settings.train_seconds, "tiny": settings.tiny, "timeout": settings.timeout,
+                }
+            )
+        )  # fmt: skip
+        env = {
+            "MASTER_ADDR": network.hosts[0].address, "MASTER_PORT": "29500", "WORLD_SIZE": str(workers),
+            "GLOO_SOCKET_IFNAME": PORT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+        }  # fmt: skip
+        argv = [sys.executable, "-m", "benchmarks.parallel.worker", str(work)]
+        logs = [folder / f"{rank}.log" for rank in range(workers)]
+        running = [
+            host.start(argv, logs[rank], env | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank, host in enumerate(network.hosts)
+        ]
+        reason = _follow(cells, network, running, folder, limit)
+        for cell in cells:
+            record = {
+                "cell": cell.plain(), "date": date.today().isoformat(), "torch": torch.__version__,
+                "cores": len(os.sched_getaffinity(0)), "threads_per_worker": 1, "load_before": load,
+                "tiny": settings.tiny,
+            }  # fmt: skip
+            parts = [folder / f"{cell.name}.{rank}.json" for rank in range(workers)]
+            if all(part.exists() for part in parts):
+                record |= _merged([json.loads(part.read_text()) for part in parts])
+            else:
+                record["failed"] = reason or _last_words(logs)
+            path = path_of(cell, settings.out)
+            path.with_suffix(".tmp").write_text(json.dumps(record, indent=1) + "\n")
+            path.with_suffix(".tmp").replace(path)
+
+
+def _follow(
+    cells: Sequence[Cell], network: Network, running: list[subprocess.Popen[bytes]], folder: Path, limit: float
+) -> str | None:
+    """Throttle links as the workers ask, until they have ended; returns why they had to be killed."""
+    end = time.monotonic() + limit
+    left = list(cells)
+    while any(process.poll() is None for process in running):
+        if left and (folder / f"{left[0].name}.wanted").exists():
+            for host in network.hosts:
+                host.throttle(left[0].megabits)
+            (folder / f"{left.pop(0).name}.set").touch()
+        if any(process.poll() not in (None, 0) for process in running):
+            time.sleep(2.0)  # let the others say what they have seen
+            return None
+        if time.monotonic() > end:
+            return f"killed after {limit:.0f} s"
+        time.sleep(0.02)
+    return None
+
+
+def _merged(ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rank 0's times, with all ranks' tokens and their mean bytes and waiting."""
+    found = dict(ranks[0])
+    for name in ("waiting_ms", "exchanging_ms"):
+        if name in found:
+            found[name] = statistics.mean(rank[name] for rank in ranks)
+    found["bytes_per_step"] = {
+        name: statistics.mean(rank["bytes_per_step"][name] for rank in ranks) for name in ranks[0]["bytes_per_step"]
+    }
+    found["tokens_per_s"] = sum(1e3 * rank["tokens_per_step"] / rank["step_ms"]["mean"] for rank in ranks)
+    return found
+
+
+def _last_words(logs: list[Path]) -> str:
+    said = [log.read_text(errors="replace").strip().splitlines() for log in logs]
+    return " | ".join(lines[-1] for lines in said if lines)[:500]
