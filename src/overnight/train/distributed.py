@@ -177,7 +177,7 @@ def start_world(device: str = "auto", *, group: bool = False) -> Iterator[World]
     Raises:
         UserError: for a device that this machine does not have.
     """
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         if group:
             _import_before_the_group()
@@ -216,7 +216,12 @@ def _import_before_the_group() -> None:
     importlib.import_module("torch.distributed.nn.functional")
 
 
-def _device(wanted: str, local_rank: int) -> torch.device:
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """The device of a process: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: for one that this machine does not have.
+    """
     if wanted not in ("auto", "cpu", "cuda"):
         raise UserError(f"{wanted!r} is not a device to train on.", "Choose auto, cpu or cuda.")
     if wanted == "cuda" and not torch.cuda.is_available():
