@@ -150,13 +150,18 @@ def find_server(host: str, port: int, timeout_seconds: float) -> None:
         time.sleep(BETWEEN_TRIES_SECONDS)
 
 
-def call(host: str, port: int, timeout_seconds: float) -> Link:
+def call(host: str, port: int, timeout_seconds: float, wait_seconds: float) -> Link:
     """A worker's line to the server.
+
+    Args:
+        host, port: where it listens.
+        timeout_seconds: of each message.
+        wait_seconds: for somebody to listen there.
 
     Raises:
         ServerLostError: if nobody answers there in time.
     """
-    find_server(host, port, timeout_seconds)
+    find_server(host, port, wait_seconds)
     try:
         store = _store(host, port, timeout_seconds, is_master=False)
         number = store.add(ASKED, 1)

@@ -200,7 +200,6 @@ class ParameterServer:
         for place, rows in data["said"]:
             ids_R = tensors.pop(0).long() if rows else None
             gradients.append((self.names[place], ids_R, tensors.pop(0)))
-        session.take_given(data, tensors)
         with self.lock:
             tau = self.version - session.base
             full = self.limit is not None and sum(self.counts.pushes.values()) >= self.limit
@@ -215,6 +214,15 @@ class ParameterServer:
             answer |= {"version": self.version, "ask": self.sessions.asked, "told": self.told, **self._ending()}
             self.sessions.changed.notify_all()
         return Message("taken", answer)
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent to and received from all workers of other processes until now."""
+        with self.lock:
+            links = [session.link for session in self.sessions.live.values() if session.link is not None]
+            return (
+                self.counts.sent_bytes + sum(link.sent_bytes for link in links),
+                self.counts.received_bytes + sum(link.received_bytes for link in links),
+            )
 
     def _take(self, push: Push, gradients: list[tuple[str, Tensor | None, Tensor]]) -> bool:
         weight = float(push.count) if self.pushes_per_update > 1 else 1.0

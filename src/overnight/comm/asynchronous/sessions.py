@@ -41,7 +41,7 @@ class Session:
         self.seen = Versions(self.server.parameters, self.server.rows, NEVER)
 
     def take_given(self, data: Mapping[str, Any], tensors: list[Tensor]) -> None:
-        """Keep what the worker gives since it was asked."""
+        """Keep what the worker gives, if it does."""
         if data.get("given") is not None:
             with self.server.lock:
                 # tensors of a line lie in the buffer of the whole message
@@ -155,7 +155,7 @@ class Sessions:
             store = own_store(server.port, server.timeout_seconds)
             link = Link(line_store(store, number), 0, server.host or "", server.timeout_seconds)
             session, answer = self.welcome(link.receive(), link)
-            link.send(pack(answer))
+            link.send_message(answer)
         except (LostError, RuntimeError, KeyError, ValueError):
             return  # whoever asked has gone, or is no worker
         if session is None:
@@ -178,8 +178,12 @@ class Sessions:
         if message.kind == "bye":
             session.take_given(message.data, list(message.tensors))
             return True
+        if message.kind == "give":
+            session.take_given(message.data, list(message.tensors))
+            link.send_message(Message("thanks"))
+            return False
         if message.kind == "push":
-            link.send(pack(self.server.push(session, message)))
+            link.send_message(self.server.push(session, message))
             return False
         asked = dict(zip(message.data["names"], (ids.long() for ids in message.tensors), strict=True))
         link.send(self.server.pull(session, asked, message.data["everything"], pack))

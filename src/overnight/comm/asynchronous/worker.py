@@ -34,7 +34,7 @@ class Answer:
         version: updates made.
         finite: the gradients were; otherwise they changed nothing.
         ended: why it takes no more; None while it does.
-        asked: it wants to be given what a checkpoint needs of this worker: push or close with ``given``.
+        asked: it wants to be given what a checkpoint needs of this worker: call ``give``.
         told: what the server tells all workers.
     """
 
@@ -108,6 +108,7 @@ class AsyncWorker:
         data: str = "",
         also: Mapping[str, str] | None = None,
         timeout_seconds: float = 300.0,
+        wait_seconds: float | None = None,
     ) -> "AsyncWorker":
         """Come to a server in another process.
 
@@ -116,14 +117,15 @@ class AsyncWorker:
             model: this worker's copy; its values are the server's after the first ``pull``.
             rank: number of this worker. One that comes again under its number takes the place of the one before.
             plan, data, also: as the server's.
-            timeout_seconds: for the server to be there, and for each of its answers.
+            timeout_seconds: for each of the server's answers.
+            wait_seconds: for it to be there; None is as long.
 
         Raises:
             ServerLostError: if no server answers there in time.
             UserError: if models, plans, data or versions of torch differ.
         """
         plan, where = plan or Plan(), f"{host}:{port}"
-        link = call(host, port, timeout_seconds)
+        link = call(host, port, timeout_seconds, timeout_seconds if wait_seconds is None else wait_seconds)
         worker = cls(model, plan, rank, link.request, where, link, identity(model, plan, data, also))
         worker._welcome(worker._ask(worker._hello))
         return worker
@@ -178,15 +180,12 @@ class AsyncWorker:
         if self._session is not None:
             self._session.forget()
 
-    def push(
-        self, *, loss: float = 0.0, count: int = 1, finite: bool = True, given: Mapping[str, Tensor] | None = None
-    ) -> Answer:
+    def push(self, *, loss: float = 0.0, count: int = 1, finite: bool = True) -> Answer:
         """Hand the model's gradients to the server; they are freed.
 
         Args:
             loss, count: summed loss and number of targets; the count is the push's weight where several are averaged.
             finite: False says that there are none worth having; none are sent.
-            given: what the server is given if it has asked (``Answer.asked``).
 
         Raises:
             UserError: for gradients of rows that were never pulled.
@@ -198,7 +197,7 @@ class AsyncWorker:
         seconds = (computing, self.waiting_seconds - self._since[1])
         self._since = (now, self.waiting_seconds)
         data = {"said": said, "loss": loss, "count": count, "finite": finite, "seconds": seconds}
-        answer = self._ask(Message("push", data | self._giving(given), (*tensors, *_tensors(given))))
+        answer = self._ask(Message("push", data, tuple(tensors)))
         self.gradients.settle(answer.data["taken"] and answer.data.get("finite", True))
         self.gradients.clear()
         self._heard(answer.data)
@@ -211,11 +210,15 @@ class AsyncWorker:
             told=self.told,
         )
 
+    def give(self, given: Mapping[str, Tensor]) -> None:
+        """Answer the server, which has asked for what a checkpoint needs of this worker (``Answer.asked``)."""
+        self._heard(self._ask(Message("give", self._giving(given), _tensors(given))).data)
+
     def close(self, given: Mapping[str, Tensor] | None = None) -> None:
         """Take leave of the server, if it is still there.
 
         Args:
-            given: see ``push``.
+            given: see ``give``.
         """
         for handle in self._handles:
             handle.remove()
@@ -329,5 +332,8 @@ def _no_line(message: Message) -> Message:
 def _direct(server: ParameterServer, session: Session, put: Callable[[Message], Message], message: Message) -> Message:
     if message.kind == "push":
         return server.push(session, message)
+    if message.kind == "give":
+        session.take_given(message.data, list(message.tensors))
+        return Message("thanks")
     asked = dict(zip(message.data["names"], (ids.long() for ids in message.tensors), strict=True))
     return server.pull(session, asked, message.data["everything"], put)
