@@ -35,8 +35,8 @@ def list_recipes() -> None:
             f"rate {model.lr:g}, {model.epochs:g} epochs: {model.about}"
         )
     print("\nPresets of gnmt (--preset NAME):\n")
-    for name, translator in GNMT_PRESETS.items():
+    for name, pairs in GNMT_PRESETS.items():
         print(
-            f"  {name:<12}  {translator.layers} + {translator.layers} layers of {translator.hidden_size:>4} units, batch "
-            f"{translator.batch:>3} pairs, rate {translator.lr:.2g}, {translator.epochs:g} epochs: {translator.about}"
+            f"  {name:<12}  {pairs.layers} + {pairs.layers} × {pairs.hidden_size:>4} units, "
+            f"batch {pairs.batch:>3} pairs, rate {pairs.lr:.2g}, {pairs.epochs:g} epochs: {pairs.about}"
         )

@@ -23,7 +23,8 @@ class Beam:
         score(Y) = log P(Y | X) / lp(Y) + β Σ_t log min(Σ_u α_ut, 1);   lp(Y) = (5 + |Y|)^α / (5 + 1)^α
 
     Wu et al. 2016 (arXiv 1609.08144), equations 14 and 15; |Y| counts the end of the sentence. Hypotheses are kept by
-    log P, which among those of one length is the first term, and the finished ones are compared by the score.
+    log P; an end is taken where it is among the K likeliest of all continuations, the finished ones are compared by the
+    score, and the search ends with the K-th of them.
 
     Attributes:
         size: K; 1 is greedy.
@@ -89,7 +90,7 @@ def beam_search(
     beam: Beam | None = None,
     forbidden: Sequence[int] = (),
 ) -> list[Found]:
-    """Translate a batch; the search of a sentence ends when no hypothesis that is left can overtake its best finished.
+    """Translate a batch. A search also ends when no hypothesis that is left can overtake the best finished one.
 
     What others are in the batch changes nothing. Of hypotheses that are equally good the first found is kept.
 
@@ -106,6 +107,7 @@ def beam_search(
     memory = model.encode(source_TB, length_B)
     memory = memory.take(torch.arange(count, device=device).repeat_interleave(size))
     best: list[Found | None] = [None] * count
+    finished = [0] * count
     log_p_BK = torch.full((count, size), -torch.inf, dtype=torch.float64, device=device)
     log_p_BK[:, 0] = 0.0
     coverage_NT = torch.zeros(memory.padding_BT.shape, dtype=torch.float64, device=device)
@@ -130,20 +132,23 @@ def beam_search(
         rows, words, kept = [], [], []
         for b in range(count):
             going: list[tuple[float, int, int]] = []
-            for log_p, at in zip(top[b], flat[b], strict=True):
+            for rank, (log_p, at) in enumerate(zip(top[b], flat[b], strict=True)):
                 k, word = divmod(at, vocabulary)
                 if log_p == -math.inf:
                     continue
                 if word != eos:
                     going.append((log_p, k, word))
+                if word != eos or rank >= size:
                     continue
+                finished[b] += 1
                 score = log_p / beam.normaliser(step) + penalty[b][k]
                 before = best[b]
                 if before is None or score > before.score:
                     best[b] = Found(prefixes[b][k], score, log_p)
             going = going[:size]
             found = best[b]
-            if found is not None and going and going[0][0] / beam.normaliser(limit_B[b]) <= found.score:
+            overtakes = found is None or (going and going[0][0] / beam.normaliser(limit_B[b]) > found.score)
+            if finished[b] >= size or not overtakes:
                 going = []
             filled = going + [(-math.inf, 0, eos)] * (size - len(going))
             prefixes[b] = [prefixes[b][k] + [word] for _, k, word in filled]
