@@ -1,4 +1,4 @@
-"""A small set of images in MNIST's files, the same on every machine and Python: a class is the place of a bright bar."""
+"""Images in MNIST's files, the same on every machine and Python: a class is the place of a bright bar."""
 
 import gzip
 from pathlib import Path

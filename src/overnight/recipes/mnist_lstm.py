@@ -1,5 +1,6 @@
 """MNIST-LSTM: the first of the four applications of You et al. 2019, from batch 128 to 8,192 and all 60,000."""
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -107,16 +108,19 @@ def mnist_lstm(
     if all(value is None for value in budget.values()):
         budget["epochs"] = EPOCHS
     passes = budget["epochs"]
-    total = None if passes is None else passes * len(read_images(data, "train", valid=valid))
     baseline = Hyperparameters(
-        lr=tuned.lr,
-        global_batch_size=BATCH,
-        warmup_samples=WARMUP_STEPS * BATCH if warmup_steps is None else 0,
-        total_samples=total if steps is None else steps * batch_size,
-        betas=tuned.betas,
+        lr=tuned.lr, global_batch_size=BATCH, warmup_samples=WARMUP_STEPS * BATCH, betas=tuned.betas
     )
     found, notes = scaled(baseline, batch_size, rule, lr)
     warmup = found.warmup_samples if warmup_steps is None else warmup_steps * batch_size
+    total = math.inf if minutes is not None else (steps or 0) * batch_size
+    if passes is not None:
+        total = passes * len(read_images(data, "train", valid=valid))
+    if warmup > total:
+        raise UserError(
+            f"A warm-up of {warmup:,.0f} images is longer than the run of {total:,.0f}.",
+            "Take a longer run, a smaller batch, another --rule or fewer --warmup-steps.",
+        )
     settings = dict(tuned.settings) if found.betas is None else {**tuned.settings, "betas": found.betas}
     corpus = str(data.resolve())
     held_out: dict[str, Any] = {"corpus": corpus, "split": "valid" if valid else "test", "valid": valid}

@@ -73,8 +73,11 @@ class Stepper:
             self.parallel = Strategy(task)
         self.wrapped: nn.Module = self.parallel.module
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        # a group may be left out of clipping: the reference code of big LSTMs clips the recurrent weights only
-        self.clipped = [p for group in optimizer.param_groups if group.get("clip", True) for p in group["params"]]
+        # a group may be left out of clipping: the reference code of big LSTMs clips the recurrent weights only;
+        # an optimizer's own option of that name (LARS's, for LARC) says nothing of it
+        said = "clip" not in optimizer.defaults
+        groups = [group for group in optimizer.param_groups if not said or group.get("clip", True)]
+        self.clipped = [p for group in groups for p in group["params"]]
 
     def settle(self, batch: Any, carry: Mapping[str, Tensor]) -> None:
         """Let DDP arrange its buckets before the first step, by a backward whose gradient is thrown away.

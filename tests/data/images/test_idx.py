@@ -89,5 +89,5 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"label \d+ \(byte \d+\) is \d; there are 4 classes"):
         read_images(folder, classes=4)
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS)))
-    with pytest.raises(UserError, match="holds 20 images and .* 6 labels"):
+    with pytest.raises(UserError, match=r"holds 20 images and .* 6 labels"):
         read_images(folder)
