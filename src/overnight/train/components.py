@@ -29,6 +29,7 @@ TRUSTED = (
     "overnight.evaluate.images.",
     "overnight.train.average.",
     "overnight.comm.strategies.",
+    "overnight.comm.asynchronous.",
     "torch.optim.",
     "torch.nn.",
 )

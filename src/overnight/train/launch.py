@@ -11,9 +11,9 @@ import torch
 
 from overnight.errors import UserError
 from overnight.metrics import metric_of
+from overnight.train.asynchronous import is_asynchronous, train_asynchronously
 from overnight.train.budget import Budget
 from overnight.train.build import Parts, build
-from overnight.train.components import Component
 from overnight.train.console import ConsoleSink, print_prologue
 from overnight.train.distributed import World, start_world
 from overnight.train.ending import run_to_end
@@ -62,6 +62,8 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
             twin ``ElsewhereError``.
     """
     options, folder = options or Options(), Path(folder)
+    if is_asynchronous(run):
+        return train_asynchronously(run, folder, options)
     with start_world(options.device, group=run.parallel is not None) as world, ExitStack() as stack:
         world.together(run.check)
         resuming = bool(world.broadcast_object(world.on_main(lambda: open_run(folder, options.resume, stack))))
@@ -78,7 +80,7 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
         stepper.settle(parts.data.at(0, first, count).to(world.device), parts.task.initial_carry(count))
         budget = Budget(run, parts.data.steps_per_epoch)
         if resuming:
-            decided = (set(run.optimizer.keywords) | _keywords(run.param_groups)) - {"lr"}
+            decided = decided_options(run)
             restore(folder, options.checkpoint, state, stepper, world, run.global_batch_size, decided, parts.ema)
             budget.observe(state.applied, state.seconds)
         sinks: list[Sink] = []
@@ -133,8 +135,10 @@ def _add(sinks: list[Sink], sink: Sink, stack: ExitStack) -> None:
     stack.callback(sink.close)
 
 
-def _keywords(component: Component | None) -> set[str]:
-    return set(component.keywords) if component is not None else set()
+def decided_options(run: Run) -> set[str]:
+    """Options of the optimizer that the run decides, whatever a checkpoint has."""
+    groups = set(run.param_groups.keywords) if run.param_groups is not None else set()
+    return (set(run.optimizer.keywords) | groups) - {"lr"}
 
 
 def _agree(run: Run, parts: Parts, world: World) -> None:

@@ -16,8 +16,8 @@ class Message:
     """One message.
 
     Attributes:
-        kind: ``hello``, ``pull``, ``push``, ``give``, ``bye`` of a worker; ``welcome``, ``refused``, ``values``, ``taken``,
-            ``thanks`` of the server.
+        kind: ``hello``, ``pull``, ``push``, ``give``, ``bye`` of a worker; ``welcome``, ``refused``, ``values``,
+            ``taken``, ``thanks`` of the server.
         data: what JSON can hold.
         tensors: of any shape and type.
     """

@@ -65,6 +65,7 @@ class AsyncWorker:
         said, given: plain data and tensors with which it welcomed this worker.
         sent_bytes, received_bytes: over the line; 0 in the server's own process.
         waiting_seconds: for the server.
+        pushes: that the server took.
 
     Raises:
         ServerLostError: from every call, if the server is gone or silent for longer than the timeout.
@@ -87,7 +88,7 @@ class AsyncWorker:
         self.gradients = Gradients(self.parameters, plan)
         self.ended: str | None = None
         self.told: dict[str, Any] = {}
-        self.waiting_seconds = 0.0
+        self.waiting_seconds, self.pushes = 0.0, 0
         self._asked = self._answered = 0
         self._names = list(self.parameters)
         self._session: Session | None = None
@@ -200,6 +201,7 @@ class AsyncWorker:
         answer = self._ask(Message("push", data, tuple(tensors)))
         self.gradients.settle(answer.data["taken"] and answer.data.get("finite", True))
         self.gradients.clear()
+        self.pushes += bool(answer.data["taken"])
         self._heard(answer.data)
         told = ("taken", "staleness", "version")
         return Answer(
