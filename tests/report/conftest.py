@@ -41,6 +41,7 @@ def write_run(
     precision: str = "fp32",
     seed: int = 0,
     ended: bool = True,
+    ranks: int = 1,
     run: dict[str, Any] | None = None,
     environment: dict[str, Any] | None = None,
     **head: Any,
@@ -103,6 +104,11 @@ def write_run(
                 "tokens_per_s": speed,
                 "memory_bytes": 1_000_000,
             }
+            if ranks > 1:
+                whole = per_step / speed
+                record["sent_bytes"] = 2 * (ranks - 1) / ranks * 4 * 5_642_496 * rng.uniform(0.5, 0.52)
+                record["waiting_seconds"] = whole * rng.uniform(0.3, 0.4)
+                record["computing_seconds"] = whole - record["waiting_seconds"]
             if precision == "fp16":
                 record["loss_scale"] = 2.0 ** min(20, 12 + step * 8 // steps)
             metrics.write(json.dumps(record) + "\n")

@@ -103,6 +103,20 @@ def test_every_panel_is_drawn_against_bytes_steps_and_time(make_run: RunMaker, p
     assert ends == pytest.approx({unit: 1.015 * value for unit, value in expected.items()})
 
 
+def test_ranks_show_computing_waiting_and_bytes(make_run: RunMaker, page_of: PageReader) -> None:
+    folder, names = make_run("four", steps=2000, ranks=4, seed=1), ["Computing and waiting", "Bytes exchanged"]
+    page, last = page_of(folder), read_run(folder).metrics[-1]
+    assert page.panels()[4:6] == names
+    waiting = [path for path in page.paths(names[0], "steps") if path["class"].startswith("curve")]
+    assert [path["data-label"] for path in waiting] == ["computing", "waiting"]
+    assert last.sent_bytes is not None
+    (sent,) = page.paths(names[1], "steps")
+    assert heights(sent, *frame(page, 5))[-1] == pytest.approx(last.sent_bytes / 1e6, rel=1e-3)
+    both = page_of(folder, make_run("one", steps=300), make_run("two", steps=300, ranks=2))
+    kinds = [path["class"].split()[0] for path in both.paths(names[0], "steps")]
+    assert sorted(kinds) == ["curve", "curve", "raw", "raw"]
+
+
 def test_curves_show_the_logged_values(make_run: RunMaker, page_of: PageReader) -> None:
     folder = make_run(steps=1000, eval_every=100)
     record, page = read_run(folder), page_of(folder)

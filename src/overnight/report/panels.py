@@ -1,6 +1,7 @@
 """Which curves a page shows, and the scale of each."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from overnight.report import curves, units
 from overnight.report.canvas import Canvas, Draft, Panel
@@ -13,7 +14,7 @@ def panels_of(entries: Sequence[Entry]) -> list[Panel]:
     """The panels that these runs have something to show in, in reading order."""
     canvas = Canvas(entries)
     makers: tuple[Callable[[Canvas], Panel | None], ...] = (
-        _bits, _loss, _close_up, _lr, _throughput, _grad_norm, _clipped, _skipped, _loss_scale
+        _bits, _loss, _close_up, _lr, _throughput, _waiting, _sent, _grad_norm, _clipped, _skipped, _loss_scale
     )  # fmt: skip
     return [panel for make in makers if (panel := make(canvas)) is not None]
 
@@ -83,6 +84,34 @@ def _throughput(canvas: Canvas) -> Panel | None:
     unit = f"{prefix}B/s" if counted == "bytes" else f"{prefix} {counted}/s".strip()
     what = f"{counted.capitalize()}{' of text' if canvas.measure.of_text else ''} trained on each second."
     return canvas.panel("Throughput", unit, what, y, drafts)
+
+
+def _waiting(canvas: Canvas) -> Panel | None:
+    alone, milli = len(canvas.entries) == 1, 1e-3
+    computing = canvas.logged(lambda m: m.computing_seconds, label="computing", unit=milli, smoothed=alone)
+    waiting = canvas.logged(lambda m: m.waiting_seconds, label="waiting", unit=milli, smoothed=alone)
+    if not waiting:
+        return None
+    caption = "What a step takes, mean over the ranks: computing, and waiting for what the ranks exchange."
+    if alone:
+        waiting = [replace(draft, tone=1) for draft in waiting]
+    else:
+        computing = [replace(draft, kind="raw") for draft in computing]
+        caption += " Thin computing, thick waiting."
+    drafts = [*computing, *waiting]
+    y = curves.fit_axis([v for draft in drafts for v in curves.middle(_present(draft.ys))], floor=0.0)
+    return canvas.panel("Computing and waiting", "ms a step", caption, y, drafts)
+
+
+def _sent(canvas: Canvas) -> Panel | None:
+    sent = [m.sent_bytes for entry in canvas.entries for m in entry.record.metrics if m.sent_bytes is not None]
+    factor, prefix = units.si_prefix(max(sent, default=0.0))
+    drafts = canvas.logged(lambda m: m.sent_bytes, unit=factor)
+    if not drafts:
+        return None
+    y = curves.fit_axis(_values(drafts), floor=0.0)
+    caption = "What each rank sends to the others, if exchanges go around a ring; without headers."
+    return canvas.panel("Bytes exchanged", f"{prefix}B a step", caption, y, drafts)
 
 
 def _grad_norm(canvas: Canvas) -> Panel | None:

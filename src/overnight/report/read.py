@@ -39,6 +39,9 @@ class Metric:
     skipped: float | None = None
     tokens_per_s: float | None = None
     loss_scale: float | None = None
+    sent_bytes: float | None = None
+    computing_seconds: float | None = None
+    waiting_seconds: float | None = None
 
     @property
     def score(self) -> float | None:
@@ -296,6 +299,9 @@ def _metric(raw: Json) -> Metric | None:
         skipped=_number(raw.get("skipped")),
         tokens_per_s=_number(raw.get("tokens_per_s")),
         loss_scale=_number(raw.get("loss_scale")),
+        sent_bytes=_number(raw.get("sent_bytes")),
+        computing_seconds=_number(raw.get("computing_seconds")),
+        waiting_seconds=_number(raw.get("waiting_seconds")),
     )
 
 

@@ -73,12 +73,13 @@ class Loop:
         while self._done() < 1.0 and self.stopped_by is None:
             waited = self.world.waited.seconds
             self._step()
-            if self.stepper.parallel.met or self._done() >= 1.0:
-                self._control()
+            if self._done() >= 1.0:
+                self.stepper.parallel.before_checkpoint()
+            if not self.stepper.parallel.met:
+                continue  # until they meet again, no rank waits for another
+            self._control()
             self.meter.waited += self.world.waited.seconds - waited
             done = self._done()
-            if not self.stepper.parallel.met and done < 1.0:
-                continue  # until they meet again, no rank waits for another
             before, self._looked_at = self._looked_at, state.step
             if _passed(before, state.step, run.log_every) or done >= 1.0:
                 self._log()
