@@ -36,8 +36,8 @@ class RelativeStep:
     """Measures ‖Δw‖ / ‖w‖ around the optimizer's step, whatever the optimizer is.
 
     A warm-up has done its work when this is flat; a run is near divergence when it jumps; LARS and LAMB make it the
-    same for all layers. A measured step takes one copy of the parameters and a few passes over them, and reads nothing from
-    the device before ``read``. Kosson et al. 2024 (arXiv 2305.17212) on what it is at equilibrium.
+    same for all layers. A measured step takes one copy of the parameters and a few passes over them, and reads nothing
+    from the device before ``read``. Kosson et al. 2024 (arXiv 2305.17212) on what it is at equilibrium.
 
     Args:
         named_parameters: (name, parameter) pairs; each name is a layer.
