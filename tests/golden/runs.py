@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 from oracles.corpus import write_corpus
+from oracles.digits import write_digits
 from oracles.words import write_words
 
 from overnight.recipes import find
@@ -58,6 +59,17 @@ def words(preset: str, **changes: Any) -> Callable[[Path], Run]:
     return recipe
 
 
+def mnist_lstm(**changes: Any) -> Callable[[Path], Run]:
+    """The row LSTM at a size that takes no time, on images of bars."""
+
+    def recipe(corpus: Path) -> Run:
+        digits = write_digits(corpus / "digits", train=60, test=10)
+        run: Run = find("mnist-lstm")(digits, batch_size=24, steps=STEPS, warmup_steps=2, **changes)
+        return run.with_setting("model.hidden_size=16")
+
+    return recipe
+
+
 RUNS: dict[str, Callable[[Path], Run]] = {
     "byte-lm": byte_lm,
     "builtin": builtin,
@@ -68,6 +80,9 @@ RUNS: dict[str, Callable[[Path], Run]] = {
     "wsj-rnn": words("wsj-rnn", lr=0.5),
     "wsj-fnn": words("wsj-fnn", lr=0.5),
     "lm1b": words("lm1b", lr=0.2, output="sampled:20", gates="grouped:4"),
+    "mnist-lstm": mnist_lstm(lr=0.1),
+    "mnist-lstm-lamb": mnist_lstm(optimizer="lamb", lr=0.01),
+    "mnist-lstm-lars": mnist_lstm(optimizer="lars", lr=10.0),
     "lm1b-small": words("lm1b-small", lr=0.2, output="sampled:20", gates="factorized:4"),
 }
 
