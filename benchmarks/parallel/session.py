@@ -97,6 +97,7 @@ def run_session(cells: Sequence[Cell], settings: Settings, limit: float) -> None
                 record |= _merged([json.loads(part.read_text()) for part in parts])
             else:
                 record["failed"] = reason or _last_words(logs)
+                _keep(logs, settings.out / f"{cell.name}.log")
             path = path_of(cell, settings.out)
             path.with_suffix(".tmp").write_text(json.dumps(record, indent=1) + "\n")
             path.with_suffix(".tmp").replace(path)
@@ -123,18 +124,28 @@ def _follow(
 
 
 def _merged(ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rank 0's times, with all ranks' tokens and their mean bytes and waiting."""
-    found = dict(ranks[0])
+    """Rank 0's times, with all ranks' tokens, their mean bytes and waiting; with a server, those of the workers on its
+    line."""
+    remote = ranks[1:] if "received" in ranks[0]["bytes_per_step"] else ranks
+    found = dict(remote[0]) | {name: ranks[0][name] for name in ("quality", "staleness") if name in ranks[0]}
     for name in ("waiting_ms", "exchanging_ms"):
         if name in found:
-            found[name] = statistics.mean(rank[name] for rank in ranks)
+            found[name] = statistics.mean(rank[name] for rank in remote)
     found["bytes_per_step"] = {
-        name: statistics.mean(rank["bytes_per_step"][name] for rank in ranks) for name in ranks[0]["bytes_per_step"]
+        name: statistics.mean(rank["bytes_per_step"][name] for rank in remote) for name in found["bytes_per_step"]
     }
     found["tokens_per_s"] = sum(1e3 * rank["tokens_per_step"] / rank["step_ms"]["mean"] for rank in ranks)
+    if "tokens" in found:
+        found["tokens"] = sum(rank["tokens"] for rank in ranks)
+        found["seconds"] = max(rank["seconds"] for rank in ranks)
     return found
 
 
+def _keep(logs: list[Path], path: Path) -> None:
+    path.write_text("\n".join(f"-- rank {i}\n{log.read_text(errors='replace')}" for i, log in enumerate(logs)))
+
+
 def _last_words(logs: list[Path]) -> str:
+    """The last line of each rank that said something, and all that they said beside the results."""
     said = [log.read_text(errors="replace").strip().splitlines() for log in logs]
-    return " | ".join(lines[-1] for lines in said if lines)[:500]
+    return " | ".join(f"{rank}: {lines[-1][:300]}" for rank, lines in enumerate(said) if lines)

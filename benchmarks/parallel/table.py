@@ -74,7 +74,7 @@ def _quality(here: dict[Cell, dict[str, Any]]) -> None:
         shown = "" if value is None else f"{value:.3f}"
         sent = record["bytes_per_step"]["interface"] / 1e6
         print(
-            f"{start}{record['steps']:>8,}{record['tokens'] * cell.workers:>12,}{record['seconds']:>9.0f}"
+            f"{start}{record['steps']:>8,}{record['tokens']:>12,}{record['seconds']:>9.0f}"
             f"{record['step_ms']['mean']:>11,.0f}{sent:>9.2f}{shown:>10}{ratio:>8}"
         )
 

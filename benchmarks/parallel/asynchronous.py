@@ -1,0 +1,89 @@
+"""Workers around a parameter server, which the first of them holds, in the benchmark's own loop."""
+
+import copy
+import os
+import time
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from benchmarks.parallel.jobs import FREQUENT, RANDOM, Job
+from benchmarks.parallel.modes import optimizer, samples_words
+from overnight.comm.asynchronous import AsyncWorker, ParameterServer, asynchronous
+
+PORT = 29600
+
+
+class AsyncTrainer:
+    """One worker's model and place in the data; rank 0 has the server too.
+
+    Args:
+        mode: ``async``, with dense gradients as in the paper's baseline, or ``async-sampled``.
+        job: what is trained.
+        rank, workers: of all.
+        seed: of the drawn rows.
+        timeout_seconds: after which server and worker give each other up.
+
+    Attributes:
+        server: on rank 0.
+    """
+
+    def __init__(self, mode: str, job: Job, rank: int, workers: int, seed: int, timeout_seconds: float) -> None:
+        self.job, self.step = job, 0
+        sparse = samples_words(mode)
+        rows = {"rows": ["model.output.*"], "random": RANDOM, "frequent": FREQUENT} if sparse else {"dense": True}
+        plan = asynchronous(**rows, seed=seed).plan  # type: ignore[arg-type]
+        self.carry: Mapping[str, Tensor] = job.task.initial_carry(job.batches(0).input_TB.shape[1])  # type: ignore[operator]
+        self.server: ParameterServer | None = None
+        host = os.environ["MASTER_ADDR"]
+        if rank == 0:
+            made = optimizer(job, sparse)
+            self.server = ParameterServer(
+                job.task, made, host=host, port=PORT, workers=workers, plan=plan, max_norm=job.max_norm,
+                timeout_seconds=timeout_seconds,
+            )  # fmt: skip
+            self.model = copy.deepcopy(job.task)
+            self.worker = AsyncWorker.attach(self.server, self.model, rank=0)
+        else:
+            self.model = job.task
+            self.worker = AsyncWorker.connect(
+                host, PORT, self.model, rank=rank, plan=plan, timeout_seconds=timeout_seconds
+            )
+
+    def rates(self, factor: Callable[[], float]) -> None:
+        """The share of the peak rate, asked at every update; on rank 0."""
+        server = self.server
+        if server is None:
+            return
+
+        def set_rates(pushes: object) -> None:
+            for group in server.update.optimizer.param_groups:
+                group["lr"] = self.job.lr * factor()
+
+        server.before_update = set_rates
+
+    def __call__(self) -> float:
+        """One step; its seconds."""
+        began = time.perf_counter()
+        self.worker.pull()
+        loss = self.model(self.job.batches(self.step), self.carry)
+        (loss.total if loss.objective is None else loss.objective).div(loss.count).backward()
+        self.worker.push(loss=float(loss.total), count=loss.count)
+        self.carry = loss.carry
+        self.step += 1
+        return time.perf_counter() - began
+
+    @property
+    def pushes(self) -> int:
+        """Of all workers; on rank 0."""
+        return 0 if self.server is None else sum(self.server.counts.pushes.values())
+
+    def staleness(self) -> dict[int, int]:
+        """How many pushes had which, on rank 0."""
+        return {} if self.server is None else self.server.staleness.histogram()
+
+    def close(self) -> None:
+        """The workers leave, then the server ends."""
+        self.worker.close()
+        if self.server is not None:
+            self.server.close()
