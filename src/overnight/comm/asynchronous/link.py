@@ -185,8 +185,12 @@ def first_line(error: BaseException) -> str:
 
 
 def _device(host: str) -> Any:
+    """The interface that the environment names, as for any group of gloo, else that of the address."""
     group: Any = dist.ProcessGroupGloo
-    if host and not os.environ.get("GLOO_SOCKET_IFNAME"):
+    name = os.environ.get("GLOO_SOCKET_IFNAME", "").partition(",")[0]
+    if name:
+        return group.create_device(interface=name)
+    if host:
         try:
             return group.create_device(hostname=host)
         except RuntimeError:  # not an address of this machine
