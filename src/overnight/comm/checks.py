@@ -46,7 +46,7 @@ def join_ranks(backend: str | None = None, timeout_seconds: float = 300.0) -> di
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"Rank {rank} of {ranks} did not meet the others at {address}:{port} within {timeout_seconds:g} s "
-            f"({_first_line(error)}).",
+            f"({first_line(error)}).",
             "Look whether rank 0 runs there, whether this host reaches it, and whether all ranks were started.",
         ) from error
     return ranks_group(None)
@@ -141,7 +141,7 @@ def failed(error: BaseException, what: str) -> UserError:
     """The error of a rank whose exchange with the others failed or took too long."""
     address, port = os.environ.get("MASTER_ADDR", "?"), os.environ.get("MASTER_PORT", "?")
     return UserError(
-        f"{what} failed ({_first_line(error)}); the ranks met at {address}:{port}.",
+        f"{what} failed ({first_line(error)}); the ranks met at {address}:{port}.",
         "Look for the rank that ended first; start again from the last checkpoint.",
     )
 
@@ -151,5 +151,9 @@ def lost(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].rstrip(".")
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest of its lines, and gloo's addresses of source files."""
+    text = str(error).partition("\n")[0]
+    if "gloo/" in text:
+        text = text.rpartition("] ")[2].partition(". This is")[0]
+    return text.rstrip(".")

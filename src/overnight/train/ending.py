@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from overnight.comm.checks import first_line, lost
 from overnight.errors import UserError
 from overnight.train.console import ConsoleSink
 from overnight.train.folder import write_json
@@ -21,7 +22,7 @@ def run_to_end(loop: Loop) -> dict[str, Any]:
         UserError: as the loop does.
     """
     try:
-        ended = _memory_in_words(loop)
+        ended = _in_words(loop)
     except UserError as error:
         with suppress(UserError):  # the disk may be full
             _write_summary(loop, "failed", error.problem)
@@ -34,10 +35,16 @@ def run_to_end(loop: Loop) -> dict[str, Any]:
         return _write_summary(loop, "stopped", _stopped(loop, " in the final evaluation; the model is saved"))
 
 
-def _memory_in_words(loop: Loop) -> str:
+def _in_words(loop: Loop) -> str:
     try:
         return loop()
     except RuntimeError as error:
+        if lost(error):
+            raise UserError(
+                f"Rank {loop.world.rank} lost the others at step {loop.state.step + 1:,} ({first_line(error)}).",
+                "Look for the rank that ended first, or for the network. To go on from the last checkpoint, start on "
+                f"every host: overnight train {loop.folder} --resume",
+            ) from error
         # torch's CPU allocator has no exception of its own
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
