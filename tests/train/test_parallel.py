@@ -180,3 +180,41 @@ def test_half_precision_scales_alike(tmp_path: Path) -> None:
     kept = load_checkpoint(last(tmp_path / "run")).parallel
     assert kept
     assert all(torch.isfinite(tensor).all() for tensor in kept.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (SAMPLED | {"parallel__rate": 0.0}, r"rate=0\.0 is not a share .* above 0 and at most 1"),
+        (SAMPLED | {"parallel__rate": 1.5}, r"rate=1\.5 is not a share"),
+        (SAMPLED | {"parallel__rows": ("model.mix.*",), "parallel__random": -0.1}, r"random=-0\.1 is not a share"),
+        (SAMPLED | {"parallel__hidden": (("model.max.*", 1),)}, r"'model\.max\.\*' matches no parameter"),
+        (SAMPLED | {"parallel__hidden": (("model.mix.*", 3),)}, r"are not 3 blocks of equal size"),
+        (SAMPLED | {"parallel__hidden": ()}, r"names no parameter .* or train with --parallel ddp"),
+        (SAMPLED | {"parallel__hidden": ("model.mix.*",)}, r"is not understood. Write it as \[\[PATTERN, BLOCKS\]"),
+        (SAMPLED | {"parallel__rows": "model.mix.*"}, r"is not a list of patterns"),
+        (SAMPLED | {"parallel__residual": "keep"}, r"Choose flush, per_rank or drop"),
+        (DDP | {"parallel__dtype": "fp8"}, r"dtype='fp8' is not known"),
+        (LOCAL | {"parallel__every": 0}, r"every=0 is no number of local steps"),
+        ({"parallel": "overnight.comm.Meter"}, r"(unexpected keyword|takes no arguments)"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        train(toy(**settings), tmp_path / "run", Options(quiet=True))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("other", [{"parallel__rate": 0.25}, {"model": "train.toys.HalfModel"}], ids=["plan", "model"])
+def test_ranks_that_differ_are_found_at_the_start(tmp_path: Path, other: dict[str, Any]) -> None:
+    found = on_ranks(train_together, tmp_path / "out", 2, tmp_path / "run", SAMPLED, {1: other})
+    assert [type(each) for each in found] == [ElsewhereError, UserError]
+    assert str(found[1]).startswith("Rank 1 would train another model than rank 0, or exchange it in another way.")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_trainer_gives_is_no_setting() -> None:
+    for name in ("module", "data", "seed", "loss_scale", "optimizer"):
+        with pytest.raises(UserError, match=f"parallel.{name} is not a setting: it follows from"):
+            toy(**SAMPLED, **{f"parallel__{name}": 1})

@@ -22,14 +22,14 @@ def check_way(name: str | None) -> None:
 
 
 def parallel_of(name: str | None, plan: dict[str, Any]) -> "partial[Any] | None":
-    """The component of a way; its rows, where it is to sample them, are those of ``plan``."""
+    """The component of a way; its rows, where it samples them, are those of ``plan``."""
     check_way(name)
     if name is None:
         return None
     if name == "async":
-        from overnight.train.components import import_object
+        from overnight.comm.asynchronous import asynchronous
 
-        return partial(import_object("overnight.comm.asynchronous.asynchronous"))
+        return partial(asynchronous, **plan)
     from overnight.comm import strategies
 
     if name == "sampled":
