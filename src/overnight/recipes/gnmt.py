@@ -1,12 +1,12 @@
 """Translation with GNMT: the published size for WMT16, and one that a core trains on Multi30k."""
 
-import difflib
 import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from overnight.errors import UserError
+from overnight.recipes.dial import near, scaled
 from overnight.recipes.gnmt_presets import PRESETS, GNMTPreset
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def gnmt(
     batch_size: int | None = None,
     micro_batch_size: int | None = None,
     lr: float | None = None,
-    rule: Literal["none", "linear", "sqrt", "legw"] = "legw",
+    rule: Literal["none", "linear", "sqrt", "legw", "adam_sde"] = "legw",
     epochs: float | None = None,
     steps: int | None = None,
     dropout: float | None = None,
@@ -46,7 +46,7 @@ def gnmt(
         batch_size: pairs of one update over all ranks: the dial.
         micro_batch_size: pairs of one forward and backward on one rank.
         lr: rate; given, no rule touches it.
-        rule: how rate and warm-up follow the batch; legw keeps the warm-up's steps, the others its pairs.
+        rule: how rate and warm-up follow the batch (docs/scaling.md); legw keeps the warm-up's steps, others its pairs.
         epochs: budget in passes over the training split.
         steps: budget in updates.
         dropout: on the input of every recurrent layer.
@@ -61,9 +61,7 @@ def gnmt(
         seed: of weights, data and dropout.
     """
     if preset not in PRESETS:
-        near = difflib.get_close_matches(preset, PRESETS, n=1)
-        remedy = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(PRESETS)}."
-        raise UserError(f"There is no preset {preset!r}.", remedy)
+        raise UserError(f"There is no preset {preset!r}.", near(preset, PRESETS))
     base = PRESETS[preset]
     batch = base.batch if batch_size is None else batch_size
     if epochs is not None and steps is not None:
@@ -88,7 +86,14 @@ def gnmt(
     steps_per_epoch = pairs // batch if batch > 0 else 0
     length = base.epochs if epochs is None else epochs
     total_steps = steps if steps is not None else max(1, math.ceil(length * steps_per_epoch))
-    rate, warmup = _scaled(base, batch, lr, rule, total_steps * batch, notes)
+    if batch > pairs:
+        raise UserError(f"The corpus has {pairs:,} pairs, too few for a batch of {batch:,}.", f"Take at most {pairs}.")
+    adam, warmup = _scaled(base, batch, lr, rule, notes)
+    if warmup > total_steps * batch:
+        raise UserError(
+            f"A warm-up of {warmup / batch:,.0f} steps is longer than the run of {total_steps:,}.",
+            "Take more --epochs or --steps, a smaller batch or another --rule.",
+        )
     held_out = next((name for name in ("valid", "test") if opened.split(name).pairs), None)
     if held_out is None:
         notes.append("nothing is held out, so nothing is evaluated: prepare the corpus with --valid")
@@ -118,7 +123,7 @@ def gnmt(
         ),
         task=partial(TranslationTask, smoothing=base.smoothing if smoothing is None else smoothing),
         data=partial(pair_batches, corpus=corpus, split="train"),
-        optimizer=partial(torch.optim.Adam, lr=rate),
+        optimizer=partial(torch.optim.Adam, **adam),
         schedule=schedule,
         global_batch_size=batch,
         micro_batch_size=micro_batch_size,
@@ -134,26 +139,26 @@ def gnmt(
 
 
 def _scaled(
-    base: GNMTPreset, batch: int, lr: float | None, rule: str, total: float, notes: list[str]
-) -> tuple[float, float]:
-    """The rate, and the warm-up in samples."""
-    from overnight.scaling import rules
+    base: GNMTPreset, batch: int, lr: float | None, rule: str, notes: list[str]
+) -> "tuple[dict[str, Any], float]":
+    """Adam's settings, and the warm-up in pairs."""
+    from overnight.scaling import Hyperparameters
 
-    if batch < 1:
-        raise UserError(f"A batch of {batch} cannot work.", "Take at least 1.")
     if lr is not None and not 0 < lr < math.inf:
         raise UserError(f"A rate of {lr:g} cannot work.", "Take --lr above 0, or leave it to the preset.")
-    tuned = rules.Hyperparameters(
-        lr=base.lr, global_batch_size=base.batch, warmup_samples=base.warmup_steps * base.batch
+    tuned = Hyperparameters(
+        lr=base.lr,
+        global_batch_size=base.batch,
+        warmup_samples=base.warmup_steps * base.batch,
+        betas=base.betas,
+        eps=base.eps,
     )
-    found = getattr(rules, rule)(tuned, global_batch_size=batch)
-    made = found.hyperparameters
-    if batch != base.batch:
-        notes.append(found.explanation if lr is None else f"--lr {lr:g} holds; the warm-up is that of the {rule} rule")
-    warmup: float = made.warmup_samples
-    if warmup > total:
-        notes.append(f"the run ends in its warm-up: {made.warmup_steps:,} steps of {total / batch:,.0f}")
-    return made.lr if lr is None else lr, warmup
+    found, said = scaled(tuned, batch, rule)
+    notes += said
+    if lr is not None:
+        notes.append(f"the rate is {lr:g}, as given, whatever the rule; the rest is the rule's")
+    adam = {"lr": found.lr if lr is None else lr, "betas": found.betas, "eps": found.eps}
+    return adam, found.warmup_samples
 
 
 def _milestones(base: GNMTPreset, total: float, warmup: float) -> tuple[float, ...]:

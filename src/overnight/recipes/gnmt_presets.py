@@ -15,6 +15,7 @@ class GNMTPreset:
         lr: Adam's rate at that batch.
         warmup_steps: at that batch.
         max_norm: of clipping.
+        betas, eps: Adam's.
         epochs: budget unless another is given.
         remain, drops, factor: the rate is multiplied by ``factor`` at ``remain`` of the run for the first time, and
             ``drops`` times in all, evenly to its end.
@@ -34,6 +35,8 @@ class GNMTPreset:
     smoothing: float = 0.1
     init_range: float = 0.1
     max_norm: float = 5.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     remain: float = 2 / 3
     drops: int = 4
     factor: float = 0.5
