@@ -36,7 +36,7 @@ def print_prologue(run: Run, folder: Path, derived: Mapping[str, Any], step: int
         "precision": f"{derived['precision']} ({derived['precision_reason']}), {derived['threads']} threads",
     }
     if run.parallel is not None:
-        alone = "; one process, which exchanges nothing and learns as one of several would"
+        alone = "; one process: nothing is exchanged"
         rows["ranks"] = f"{run.parallel.func.__name__}{alone if derived['world_size'] == 1 else ''}"
     grid = Table.grid(padding=(0, 2))
     for name, value in rows.items():
