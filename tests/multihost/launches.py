@@ -22,6 +22,9 @@ class Torchrun:
         argv: of ``overnight``, the same everywhere.
         logs: a folder for what each host prints.
         options: further ones of torchrun.
+
+    Attributes:
+        still_at_work: hosts that a test expects to be.
     """
 
     def __init__(self, network: Network, argv: Sequence[str], logs: Path, *options: str) -> None:
@@ -29,6 +32,7 @@ class Torchrun:
         self.hosts, self.argv, self.options = network.hosts, argv, options
         self.logs = [logs / f"{time.monotonic_ns()}-{index}.txt" for index in range(len(self.hosts))]
         self.running = [self._start(index) for index in range(len(self.hosts))]
+        self.still_at_work = set(range(len(self.hosts)))
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
         words = ["--nnodes", str(len(self.hosts)), "--node-rank", str(index)]
@@ -47,10 +51,10 @@ class Torchrun:
         self.running[index] = self._start(index)
 
     def until(self, found: Callable[[], bool]) -> None:
-        """Wait for something to come true while all hosts are at work."""
+        """Wait for something to come true while all hosts of ``still_at_work`` are."""
         end = time.monotonic() + SECONDS
         while not found():
-            codes = [process.poll() for process in self.running]
+            codes = [self.running[index].poll() for index in self.still_at_work]
             if any(code is not None for code in codes) or time.monotonic() > end:
                 raise AssertionError(f"waited in vain, {codes}:\n{self.output()}")
             time.sleep(0.005)

@@ -10,8 +10,8 @@ from multihost.launches import Torchrun, command
 from multihost.network import Network
 from train.launching import arguments, lines, make_corpus, overnight, same_end
 
-STEPS = 40
-SETTINGS = {"steps": STEPS, "checkpoint_steps": 10, "evaluations": 1, "keep_last": 9}
+STEPS = 150
+SETTINGS = {"steps": STEPS, "checkpoint_steps": 50, "evaluations": 1, "keep_last": 9}
 WAYS = ("ddp", "sampled", "local")
 
 
@@ -23,6 +23,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(corpus: Path, out: Path, way: str, **settings: object) -> list[str]:
     """Of ``overnight``: the run of these tests."""
     chosen = ["--parallel", way] if way != "ddp" else []
+    if way == "local":
+        settings = {"parallel__every": 8} | settings  # it logs where the ranks meet
     return [*arguments(corpus, out, **SETTINGS | settings), *chosen]
 
 
@@ -40,7 +42,9 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
 
 def steps(run: Path) -> int:
-    return len(lines(run / "metrics.jsonl"))
+    """The last that was logged."""
+    logged = lines(run / "metrics.jsonl")
+    return logged[-1]["step"] if logged else 0
 
 
 def test_two_hosts_have_the_loss_of_one_process(network: Network, corpus: Path, tmp_path: Path) -> None:
@@ -67,14 +71,14 @@ def test_a_host_that_dies_and_comes_back(
     """As by a power cut: it says nothing to the other, which starts its worker again as soon as it is back."""
     out = tmp_path / "run"
     running = Torchrun(network, words(corpus, out, way), tmp_path / "logs", "--max-restarts", "3")
-    running.until(lambda: steps(out) >= 15)
+    running.until(lambda: steps(out) >= 55)
     network.hosts[1].unplug()
     running.kill(1)
     seen = steps(out)
     network.hosts[1].plug()
     running.start_again(1)
     assert running.wait() == [0, 0], running.output()
-    assert "resumed at step 10" in running.output(0)
+    assert "resumed at step 50" in running.output(0)
     assert seen < STEPS
     same_end(out, whole(way))
 
@@ -85,7 +89,7 @@ def test_the_master_dies_and_the_run_is_resumed(
     """It holds the store by which hosts find each other, so that the others end, and all are started again."""
     out = tmp_path / "run"
     running = Torchrun(network, words(corpus, out, "ddp"), tmp_path / "logs")
-    running.until(lambda: steps(out) >= 15)
+    running.until(lambda: steps(out) >= 55)
     running.kill(0)
     codes = running.wait()
     assert codes[1] not in (0, None)
@@ -94,7 +98,7 @@ def test_the_master_dies_and_the_run_is_resumed(
     assert f"overnight train {out} --resume" in said
     again = Torchrun(network, ["train", str(out), "--resume"], tmp_path / "logs")
     assert again.wait() == [0, 0], again.output()
-    assert "resumed at step 10" in again.output(0)
+    assert "resumed at step 50" in again.output(0)
     same_end(out, whole("ddp"))
 
 
@@ -103,7 +107,7 @@ def test_a_link_that_is_cut_for_some_seconds(
 ) -> None:
     out = tmp_path / "run"
     running = Torchrun(network, words(corpus, out, "ddp"), tmp_path / "logs")
-    running.until(lambda: steps(out) >= 15)
+    running.until(lambda: steps(out) >= 55)
     network.hosts[1].unplug()
     time.sleep(1.0)
     stood = steps(out)
