@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from overnight.errors import UserError
 from overnight.scaling.noise_reading import NoiseReading, noise_reading
+from overnight.scaling.preconditioner import Preconditioner
 
 RAW, PRECONDITIONED = 0, 1
 
@@ -89,12 +90,8 @@ class NoiseScale:
                     f"The noise scale cannot be measured on {name}: it is sharded, so no rank has its own gradient.",
                     "Measure it on an unsharded model, or give norms of your own to NoiseScale.add.",
                 )
-        self.optimizer, self.every, self.block_steps, self.process_group = optimizer, every, block_steps, process_group
-        self._group_of = {
-            parameter: index
-            for index, group in enumerate(optimizer.param_groups if optimizer is not None else ())
-            for parameter in group["params"]
-        }
+        self.every, self.block_steps, self.process_group = every, block_steps, process_group
+        self.preconditioner = None if optimizer is None else Preconditioner(optimizer)
         kinds, device = (1 if optimizer is None else 2), self._parameters[0].device
         # tr(Σ) and |G|² of every layer, summed over the steps of a block; one block more, which is being filled
         self._sums = torch.zeros(blocks + 1, kinds, 2, len(pairs), dtype=torch.float64, device=device)
@@ -114,29 +111,8 @@ class NoiseScale:
             return
         parameter = self._parameters[index]
         values, rows = _dense(gradient)
-        denominator = self._denominator(parameter, rows)
-        preconditioned = [] if denominator is None else [_norm(values.float() / denominator)]
-        self._pending.append((index, [_norm(values), *preconditioned]))
-
-    def _denominator(self, parameter: Tensor, rows: Tensor | None) -> Tensor | None:
-        """√v̂ + ε of the optimizer's state; None before its first step."""
-        if self.optimizer is None:
-            return None
-        state = self.optimizer.state.get(parameter)
-        if not state:
-            return None
-        squares = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
-        if squares is None:
-            raise UserError(
-                f"{type(self.optimizer).__name__} keeps no exp_avg_sq: its updates have no preconditioned noise scale.",
-                "Leave optimizer out to measure the raw one.",
-            )
-        group = self.optimizer.param_groups[self._group_of[parameter]]
-        if rows is not None:
-            squares = squares[rows]
-        correction = 1.0 - group["betas"][1] ** state["step"] if "step" in state else 1.0
-        denominator: Tensor = (squares.float() / correction).sqrt_().add_(group["eps"])
-        return denominator
+        preconditioned = None if self.preconditioner is None else self.preconditioner.norm(parameter, values, rows)
+        self._pending.append((index, [_norm(values)] if preconditioned is None else [_norm(values), preconditioned]))
 
     @torch.no_grad()
     def observe(self, global_batch_size: int, *, loss_scale: float = 1.0) -> None:
@@ -181,13 +157,13 @@ class NoiseScale:
 
     def _whole_norms(self, gradients: list[tuple[int, Tensor]], kind: int) -> list[Tensor]:
         parts = [_dense(gradient) for _, gradient in gradients]
-        if kind == RAW:
+        if kind == RAW or self.preconditioner is None:
             dense = [values for values, _ in parts]
             return list(torch._foreach_norm(dense, 2, _wide(*(values.dtype for values in dense))))
         norms = []
         for (index, _), (values, rows) in zip(gradients, parts, strict=True):
-            denominator = self._denominator(self._parameters[index], rows)
-            norms.append(_norm(values if denominator is None else values.float() / denominator))
+            norm = self.preconditioner.norm(self._parameters[index], values, rows)
+            norms.append(_norm(values) if norm is None else norm)
         return norms
 
     def _squares(self, indices: Tensor, norms: list[Tensor]) -> Tensor:
@@ -245,7 +221,7 @@ class NoiseScale:
         Raises:
             UserError: if every gradient of the window was not finite, or there is no optimizer to precondition with.
         """
-        if preconditioned and self.optimizer is None:
+        if preconditioned and self.preconditioner is None:
             raise UserError(
                 "This NoiseScale measures no preconditioned noise.", "Give it optimizer= with an Adam-like one."
             )
