@@ -9,6 +9,7 @@ from unittest import mock
 
 from oracles.corpus import write_corpus
 from oracles.digits import write_digits
+from oracles.pairs import write_pairs
 from oracles.words import write_words
 
 from overnight.recipes import find
@@ -59,6 +60,12 @@ def words(preset: str, **changes: Any) -> Callable[[Path], Run]:
     return recipe
 
 
+def translator(corpus: Path) -> Run:
+    """The recipe at a size that takes no time, on a corpus of pairs."""
+    run: Run = find("gnmt")(write_pairs(corpus / "pairs"), batch_size=24, steps=25, lr=0.01)
+    return replace(run.with_setting("model.hidden_size=16"), steps=STEPS)
+
+
 def mnist_lstm(**changes: Any) -> Callable[[Path], Run]:
     """The row LSTM at a size that takes no time, on images of bars."""
 
@@ -71,6 +78,7 @@ def mnist_lstm(**changes: Any) -> Callable[[Path], Run]:
 
 
 RUNS: dict[str, Callable[[Path], Run]] = {
+    "gnmt": translator,
     "byte-lm": byte_lm,
     "builtin": builtin,
     "ptb-small": words("ptb-small", lr=1.0),

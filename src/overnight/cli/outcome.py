@@ -34,6 +34,8 @@ def print_outcome(folder: Path, summary: dict[str, Any]) -> int:
         counted = f"{final[metric.counted]:,} {metric.counted}"
         console.print(f"held-out {metric.title} ({counted} of {final['split']})", soft_wrap=True)
         console.print(_table(summary, metric))
+        if final.get("bleu") is not None:
+            console.print(f"BLEU {final['bleu']:.2f} ({final['bleu_signature']})", soft_wrap=True)
     console.print(f"report      {_report(folder)}", markup=False, soft_wrap=True)
     if summary["final"] is not None and _metric(summary["final"]).counted != "bytes":
         console.print(f"test        overnight evaluate {folder} --split test", soft_wrap=True)
