@@ -72,7 +72,7 @@ def test_the_whole_set_in_one_batch(digits: Path) -> None:
         ({"lr": 0.0}, "A rate of 0 cannot work"),
         ({"warmup_steps": -1}, "--warmup-steps -1"),
         ({"rule": "adam_sde"}, "adam_sde is for Adam's family"),
-        ({"batch_size": 100, "epochs": 10}, r"A warm-up of 1,600 images is longer than the run of 1,200"),
+        ({"batch_size": 100, "epochs": 10}, r"A warm-up of 6,400 images is longer than the run of 1,200"),
         ({"valid": 120}, "120 of 120 training images cannot be held out"),
     ],
 )
@@ -84,7 +84,9 @@ def test_what_is_refused(digits: Path, settings: dict[str, Any], said: str) -> N
 @pytest.fixture(scope="module")
 def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    run = mnist_lstm(digits, optimizer="torch.optim.Adam", lr=0.01, batch_size=25, epochs=40, evaluations=4)
+    run = mnist_lstm(
+        digits, optimizer="torch.optim.Adam", lr=0.01, warmup_steps=8, batch_size=25, epochs=40, evaluations=4
+    )
     train(small(run, log_every=4), folder, QUIET)
     return folder
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from train.toys import toy
 
 from overnight.errors import UserError
 from overnight.train.batches import plan_batches
+from overnight.train.budget import Budget
 from overnight.train.launch import Options, train
 
 QUIET = Options(quiet=True)
@@ -73,3 +75,9 @@ def test_lanes_are_shared_without_gaps(share: int, ranks: int, micro: int | None
     read = [lane for rank in range(ranks) for first, count in plan.lanes(rank) for lane in range(first, first + count)]
     assert read == list(range(batch))
     assert plan.micro_batch_size * plan.grad_accum_steps == share
+
+
+def test_an_epoch_need_not_be_a_whole_number_of_steps() -> None:
+    run = replace(toy(), minutes=None, steps=None, epochs=25.0)
+    for steps_per_epoch, steps in ((60_000 / 8192, 184), (60_000 / 100, 15_000), (7.0 / 5, 35), (49 / 0.7 / 10, 175)):
+        assert Budget(run, steps_per_epoch).steps == steps

@@ -34,7 +34,7 @@ class Tuned:
 
 BATCH = 128
 EPOCHS = 25.0
-WARMUP_STEPS = 16
+WARMUP_STEPS = 64
 TUNED = {
     "momentum": Tuned("torch.optim.SGD", 0.4, {"momentum": 0.9}),
     # no groups: biases that are not adapted would see the whole rate, with which LARS diverges
