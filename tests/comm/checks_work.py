@@ -1,5 +1,6 @@
 """What ranks are given to do by test_checks and test_meter: mistakes, and exchanges that are counted."""
 
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from comm.work import HIDDEN, WORDS, Words, batch, ranks
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from overnight.comm import HiddenRows, Meter, Plan, SampledState, join_ranks, sampled_hook, sampled_parallel
@@ -168,3 +170,26 @@ def hooks() -> dict[str, Any]:
         found["elements"] = sum(p.numel() for p in ddp.parameters())
         found["less"] = sum(p.numel() - p.numel() // 2 for n, p in ddp.module.named_parameters() if "rnn" in n)
         return found
+
+
+def power_sgd() -> dict[str, Any]:
+    """Traffic of a step of torch's PowerSGD, whose second and third collectives are issued by callbacks."""
+    with ranks() as group:
+        then = vars(torch._C.Future)["then"]
+        model, meter = nn.Sequential(nn.Linear(40, 60), nn.Tanh(), nn.Linear(60, 2)), Meter()
+        ddp = DistributedDataParallel(model)
+        state = PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2)
+        ddp.register_comm_hook(state, meter.wrap(powerSGD_hook))
+        found = []
+        for step in range(5):
+            torch.manual_seed(10 * step + group.rank())
+            ddp(torch.randn(8, 40)).square().mean().backward()
+            found.append(meter.read())
+        # with the group in it, DDP's destructor would wait for a callback that has not quite ended, which waits for it
+        del ddp
+        gc.collect()
+        return {
+            "steps": found,
+            "shapes": [tuple(p.shape) for p in model.parameters()],
+            "restored": vars(torch._C.Future)["then"] is then,
+        }

@@ -4,8 +4,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,18 +56,20 @@ class Meter:
         self._under_way, self._since, self._started, self._waited = 0, 0.0, 0.0, 0.0
         self._clear()
 
-    def wrap(self, hook: Hook, *, steps: bool = True) -> Hook:
+    def wrap(self, hook: Hook, *, steps: bool = True, callbacks: bool = True) -> Hook:
         """The same hook, counted.
 
         Args:
             hook: any.
             steps: the first bucket begins a step; otherwise ``step`` is called.
+            callbacks: collectives may be issued by callbacks of futures too, as torch's PowerSGD does; False saves the
+                time to look at what callbacks do.
         """
 
         def metered(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
             if steps and bucket.index() == 0:
                 self.step()
-            with self.counting():
+            with _Following(self) if callbacks else nullcontext(), self.counting():
                 future = hook(state, bucket)
             self.watch(future)
             return future
@@ -155,6 +158,51 @@ class _Watch(TorchDispatchMode):
             given = args[1] if "gather" in func.__name__ and len(args) > 1 else args[0]
             self.meter._count(func.__name__.partition(".")[0], _bytes(given), group.size())
         return func(*args, **(kwargs or {}))
+
+
+class _Following:
+    """Meanwhile, callbacks that this thread gives to futures are made to be counted when they run, in any thread.
+
+    A dispatch mode is of one thread, and torch has no other place that all collectives pass.
+    """
+
+    futures: Any = torch._C.Future
+    then = vars(torch._C.Future)["then"]
+    lock = threading.Lock()
+    scopes = 0
+    of_thread = threading.local()
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def __enter__(self) -> None:
+        with self.lock:
+            _Following.scopes += 1
+            self.futures.then = _followed
+        self.before = getattr(self.of_thread, "meter", None)
+        self.of_thread.meter = self.meter
+
+    def __exit__(self, *_: object) -> None:
+        self.of_thread.meter = self.before
+        with self.lock:
+            _Following.scopes -= 1
+            if _Following.scopes == 0:
+                self.futures.then = vars(_Following)["then"]
+
+
+def _followed(future: Any, callback: Callable[[Any], Any]) -> Any:
+    meter = getattr(_Following.of_thread, "meter", None)
+    plain = vars(_Following)["then"].__get__(future)
+    return plain(callback if meter is None else partial(_counted, meter, callback))
+
+
+def _counted(meter: Meter, callback: Callable[[Any], Any], future: Any) -> Any:
+    if (
+        getattr(_Following.of_thread, "meter", None) is meter
+    ):  # at once, since the future was done: it is counted anyhow
+        return callback(future)
+    with _Following(meter), _Watch(meter):
+        return callback(future)
 
 
 def _bytes(tensors: Any) -> int:

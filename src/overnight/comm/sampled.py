@@ -184,7 +184,7 @@ def sampled_parallel(
 
 
 def _metered(meter: Meter) -> Any:
-    hook = meter.wrap(sampled_hook, steps=False)
+    hook = meter.wrap(sampled_hook, steps=False, callbacks=False)
 
     def metered(state: SampledState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
         if state.begin():
