@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from overnight.comm.asynchronous import ServerLostError
+from overnight.comm.checks import first_line
 from overnight.errors import UserError
 from overnight.train.distributed import choose_device
 
@@ -53,9 +54,10 @@ class Place:
         end = time.monotonic() + seconds
         while True:
             # what stands there may be of a server that is gone
-            if self.store.check([_key()]):
+            port = self._announced()
+            if port is not None:
                 try:
-                    return come(self.host, int(self.store.get(_key())), 1.0)
+                    return come(self.host, port, 1.0)
                 except ServerLostError:
                     if time.monotonic() > end:
                         raise
@@ -65,6 +67,15 @@ class Place:
                     "Look for its error.",
                 )
             time.sleep(BETWEEN_TRIES_SECONDS)
+
+    def _announced(self) -> int | None:
+        try:
+            return int(self.store.get(_key())) if self.store.check([_key()]) else None
+        except RuntimeError as error:  # torchrun's store is on rank 0's host
+            raise ServerLostError(
+                f"The parameter server at {self.host} is gone, and torchrun's store with it ({first_line(error)}).",
+                "Look for its error; start again from its last checkpoint.",
+            ) from error
 
 
 def find_place(device: str, timeout_seconds: float) -> Place:
