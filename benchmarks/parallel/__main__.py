@@ -17,6 +17,7 @@ from pathlib import Path
 from multihost.network import missing
 
 from benchmarks.parallel.cells import Cell, select, sessions
+from benchmarks.parallel.predict import print_predictions
 from benchmarks.parallel.session import START_SECONDS, Settings, path_of, run_session
 from benchmarks.parallel.table import load, print_table
 from overnight.errors import UserError
@@ -51,7 +52,9 @@ def main() -> int:
             options.out, options.corpus, options.seconds, options.tokens, options.train_seconds, options.tiny
         )
         measure(cells, settings, options.minutes * 60)
-    print_table({cell: record for cell, record in load(options.out).items() if cell in cells})
+    results = load(options.out)
+    print_table({cell: record for cell, record in results.items() if cell in cells})
+    print_predictions(results)
     return 0
 
 

@@ -64,7 +64,8 @@ def grid() -> list[Cell]:
         found += [
             Cell("speed", model, mode, workers, link) for workers, mode, link in product(worker_counts, MODES, LINKS)
         ]
-    found += [Cell("tokens", "byte", mode, 4, 100) for mode in BYTE]
+    found += [Cell("speed", "byte", "ddp", 1), *(Cell("speed", "byte", mode, 4, 100) for mode in BYTE)]
+    found += [Cell("tokens", "byte", mode, 4, 100, seed) for seed, mode in product((0, 1), BYTE)]
     found += [Cell("tokens", "lstm10k", mode, 4, None, seed) for seed, mode in product((0, 1), QUALITY)]
     found += [Cell("time", "lstm10k", mode, 4, 100, seed) for seed, mode in product((0, 1), QUALITY)]
     return found

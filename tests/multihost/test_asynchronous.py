@@ -68,7 +68,7 @@ def test_a_server_that_dies_is_a_clear_end_and_the_run_goes_on(
     said = running.output(1)
     assert said.count("overnight: The parameter server at ") == 1, said
     assert f"{out / 'checkpoints'}" in said
-    again = Torchrun(network, ["train", str(out), "--resume"], tmp_path / "logs")
+    again = Torchrun(network, ["train", str(out), "--resume", "--trust"], tmp_path / "logs")
     assert again.wait() == [0, 0], again.output()
     assert "resumed at step " in again.output(0)
     assert json.loads((out / "summary.json").read_text())["step"] == STEPS
