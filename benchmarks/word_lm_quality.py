@@ -6,8 +6,8 @@ One setting for all: two layers at BIGLSTM's proportions (units : projection = 8
 a sampled softmax, Adam with a rate that falls linearly to 0, and no dropout; the perplexity is exact, of the whole test
 split. (SGD and f-lm's Adagrad need several times the words to get beyond a table of word counts.)
 
-* *rate*: of three, by the perplexity of the first corpus's validation split (20,000 words) after a quarter of the words,
-  on a seed that is scored nowhere: the same small budget for every map, at the dense model's units.
+* *rate*: of three, by the perplexity of the first corpus's validation split (20,000 words) after a quarter of the
+  words, on a seed that is scored nowhere: the same small budget for every map, at the dense model's units.
 * *time*: the same units; each map reads as many words as it can in the time in which dense reads its own. The ratios
   are measured here, in rounds, in seconds of CPU, and kept in FOLDER/pace.json; what else the machine does cancels.
 * *parameters*: as many recurrent parameters as dense, to 2 %, by more units, and the same words.
