@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -60,9 +61,9 @@ class Link:
         Raises:
             LostError: if the other end does not take it.
         """
-        self._wait(self.group.send, torch.tensor([len(part) for part in packed]))
+        self._wait("send", torch.tensor([len(part) for part in packed]))
         for part in packed:
-            self._wait(self.group.send, part)
+            self._wait("send", part)
             self.sent_bytes += len(part)
 
     def receive(self) -> Message:
@@ -72,10 +73,10 @@ class Link:
             LostError: if none comes.
         """
         sizes = torch.empty(2, dtype=torch.int64)
-        self._wait(self.group.recv, sizes)
+        self._wait("recv", sizes)
         said, body = (torch.empty(size, dtype=torch.uint8) for size in sizes.tolist())
-        self._wait(self.group.recv, said)
-        self._wait(self.group.recv, body)
+        self._wait("recv", said)
+        self._wait("recv", body)
         self.received_bytes += len(said) + len(body)
         return unpack(said, body)
 
@@ -94,14 +95,18 @@ class Link:
         if group is not None:
             group.abort()
 
-    def _wait(self, of: Any, part: torch.Tensor) -> None:
-        if self.group is None:
+    def _wait(self, what: str, part: torch.Tensor) -> None:
+        group = self.group
+        if group is None:
             raise LostError("the line is closed")
         if part.numel():
             try:
-                of([part], self.peer, 0).wait(self.timeout)
+                done = getattr(group, what)([part], self.peer, 0).wait(self.timeout)
             except RuntimeError as error:
                 raise LostError(first_line(error)) from error
+            # an aborted one returns, and has received nothing
+            if not done or self.group is None:
+                raise LostError("the line is closed")
 
 
 def open_store(host: str, port: int, timeout_seconds: float) -> Any:
@@ -163,14 +168,35 @@ def call(host: str, port: int, timeout_seconds: float, wait_seconds: float) -> L
     """
     find_server(host, port, wait_seconds)
     try:
-        store = _store(host, port, timeout_seconds, is_master=False)
-        number = store.add(ASKED, 1)
+        store, number = _ask(host, port, timeout_seconds)
         return Link(line_store(store, number), 1, _own_address(host, port), timeout_seconds)
     except (RuntimeError, LostError) as error:
         raise ServerLostError(
             f"What listens at {host}:{port} is no parameter server, or one that is ending ({first_line(error)}).",
             "Look whether rank 0 runs there, and start again.",
         ) from error
+
+
+def _ask(host: str, port: int, timeout_seconds: float) -> tuple[Any, int]:
+    """The store, and the number of this line."""
+    found: list[tuple[Any, int] | RuntimeError] = []
+
+    def ask() -> None:
+        try:
+            store = _store(host, port, timeout_seconds, is_master=False)
+            found.append((store, store.add(ASKED, 1)))
+        except RuntimeError as error:
+            found.append(error)
+
+    # torch 2.13 waits for ever for what takes a connection and then says nothing
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout_seconds)
+    if not found:
+        raise LostError(f"it has said nothing for {timeout_seconds:g} s")
+    if isinstance(found[0], RuntimeError):
+        raise found[0]
+    return found[0]
 
 
 def line_store(store: Any, number: int) -> Any:
