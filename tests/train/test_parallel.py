@@ -196,6 +196,7 @@ def test_half_precision_scales_alike(tmp_path: Path) -> None:
         (SAMPLED | {"parallel__residual": "keep"}, r"Choose flush, per_rank or drop"),
         (DDP | {"parallel__dtype": "fp8"}, r"dtype='fp8' is not known"),
         (LOCAL | {"parallel__every": 0}, r"every=0 is no number of local steps"),
+        ({"parallel": 3}, r"parallel=3 is not a component"),
         ({"parallel": "overnight.comm.Meter"}, r"(unexpected keyword|takes no arguments)"),
     ],
 )  # fmt: skip

@@ -138,6 +138,8 @@ class Run:
             raise UserError(f"A run has one budget; given: {said}.", "Set one of epochs, steps or minutes.")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision={self.precision!r} is not known.", f"Choose one of {', '.join(PRECISIONS)}.")
+        if self.parallel is not None and not isinstance(self.parallel, partial):
+            raise UserError(f"parallel={self.parallel!r} is not a component.", "Set --set parallel=IMPORT.PATH.")
         for name, least in LEAST.items():
             value = getattr(self, name)
             good = isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def is_asynchronous(run: Run) -> bool:
     """Whether a run's ranks train asynchronously."""
-    return run.parallel is not None and run.parallel.func is asynchronous
+    return getattr(run.parallel, "func", None) is asynchronous
 
 
 def train_asynchronously(run: Run, folder: Path, options: "Options") -> dict[str, Any]:
