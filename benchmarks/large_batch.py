@@ -40,7 +40,9 @@ def cell(folder: Path, options: argparse.Namespace, batch: int, arm: str, seed: 
         )
         run = replace(run, threads=options.threads, log_every=max(1, 1280 // batch))
         resume = (folder / "run.json").exists()
-        train(run, folder, Options(resume=resume, quiet=True, command=("benchmarks/large_batch.py",)))
+        ended = train(run, folder, Options(resume=resume, quiet=True, command=("benchmarks/large_batch.py",)))
+        if ended["state"] != "finished":
+            raise SystemExit(f"{folder.name}: {ended['reason']} Start the same command again to go on.")
     return read_cell(folder)
 
 

@@ -31,7 +31,7 @@ def print_prologue(run: Run, folder: Path, derived: Mapping[str, Any], step: int
         "recipe": run.recipe,
         "parameters": f"{derived['parameters']:,}",
         "batch": f"{derived['batch']}; {derived['tokens_per_step']:,} {derived.get('counted', 'bytes')} a step",
-        "budget": f"{budget}; {round(derived['steps_per_epoch'], 2):,} steps an epoch",
+        "budget": f"{budget}; {round(derived['steps_per_epoch'], 2):,.10g} steps an epoch",
         "rate": f"{derived['lr']:g} at its peak, {run.schedule.func.__name__}",
         "precision": f"{derived['precision']} ({derived['precision_reason']}), {derived['threads']} threads",
     }

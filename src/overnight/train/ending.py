@@ -71,7 +71,7 @@ def _sum_up(loop: Loop) -> dict[str, Any]:
         model = loop.stepper.task.model.eval()
         for sink in loop.sinks:
             if isinstance(sink, ConsoleSink):
-                sink.say("the last evaluation, on more of the held-out text …")
+                sink.say("the last evaluation, in full …")
         with loop.stop.at_once(), loop.ema.applied() if loop.ema is not None else nullcontext():
             found = run.evaluate(model=model, autocast_dtype=loop.stepper.precision.dtype, final=True)
             baselines = run.baselines() if run.baselines is not None else []
