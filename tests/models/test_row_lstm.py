@@ -8,6 +8,7 @@ from torch import nn
 from overnight.data.images.batches import ImageBatch
 from overnight.errors import UserError
 from overnight.models.row_lstm import RowLSTM
+from overnight.nn.gates import DenseGates
 from overnight.tasks.classification import ClassificationTask
 
 
@@ -16,6 +17,7 @@ def test_it_is_an_lstm_over_rows() -> None:
     model, lstm = RowLSTM(mean=0.1, std=0.3), nn.LSTM(28, 128)
     assert sum(p.numel() for p in model.parameters()) == 81_674
     gates = model.recurrent.gates
+    assert isinstance(gates, DenseGates)
     with torch.no_grad():
         lstm.weight_ih_l0.copy_(gates.input_to_gates())
         lstm.weight_hh_l0.copy_(gates.hidden_to_gates())
