@@ -68,5 +68,8 @@ def test_start_and_size() -> None:
     assert attention.bias is not None
     assert (attention.gain.item(), attention.bias.abs().sum().item()) == (0.25, 0.0)
     assert sum(p.numel() for p in attention.parameters()) == 16 * (3 + 5 + 1) + 16 + 1
+    assert AdditiveAttention(3, 5, 16, gain=2.0).gain.item() == 2.0  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="gain of 0 cannot be"):
+        AdditiveAttention(3, 5, 16, gain=0)
     with pytest.raises(UserError, match="units=0 cannot be"):
         AdditiveAttention(3, 5, 0)

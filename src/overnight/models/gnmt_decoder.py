@@ -29,7 +29,7 @@ class GNMTDecoder(nn.Module):
         hidden_size: H.
         layers: at least 2.
         dropout: probability, on the input of every layer but for the context.
-        init_range: of the attention.
+        init_range, attention_gain: of the attention (``init_range``, ``gain``).
         path: see ``overnight.nn.recurrence.Recurrent``.
 
     Raises:
@@ -44,6 +44,7 @@ class GNMTDecoder(nn.Module):
         *,
         dropout: float = 0.0,
         init_range: float = 0.1,
+        attention_gain: float | None = None,
         path: Path = "auto",
     ) -> None:
         super().__init__()
@@ -51,7 +52,9 @@ class GNMTDecoder(nn.Module):
             raise UserError(f"GNMT's decoder cannot have layers={layers}.", "The second layer reads the context.")
         self.dropout = dropout
         self.first = Recurrent(DenseGates(input_size, hidden_size), path)
-        self.attention = AdditiveAttention(hidden_size, hidden_size, hidden_size, init_range=init_range)
+        self.attention = AdditiveAttention(
+            hidden_size, hidden_size, hidden_size, gain=attention_gain, init_range=init_range
+        )
         self.layers = nn.ModuleList(
             Recurrent(DenseGates(2 * hidden_size, hidden_size), path) for _ in range(layers - 1)
         )

@@ -31,6 +31,7 @@ class GNMT(nn.Module):
         dropout: probability, on the input of every recurrent layer.
         shared: one embedding for both languages; they must have one vocabulary.
         init_range: every parameter starts in U(-a, a), but for the attention's gain and bias.
+        attention_gain: where the attention's gain starts; None is 1/√H, as published.
         path: see ``overnight.nn.recurrence.Recurrent``.
 
     Raises:
@@ -55,6 +56,7 @@ class GNMT(nn.Module):
         dropout: float = 0.2,
         shared: bool = False,
         init_range: float = 0.1,
+        attention_gain: float | None = None,
         path: Path = "auto",
     ) -> None:
         super().__init__()
@@ -69,7 +71,8 @@ class GNMT(nn.Module):
         self.source_embedding = nn.Embedding(source_vocab_size, hidden_size)
         self.target_embedding = self.source_embedding if shared else nn.Embedding(target_vocab_size, hidden_size)
         self.encoder = GNMTEncoder(hidden_size, hidden_size, encoder_layers, **layers)
-        self.decoder = GNMTDecoder(hidden_size, hidden_size, decoder_layers, init_range=init_range, **layers)
+        layers |= {"init_range": init_range, "attention_gain": attention_gain}
+        self.decoder = GNMTDecoder(hidden_size, hidden_size, decoder_layers, **layers)
         self.output = FullSoftmax(hidden_size, target_vocab_size)
         kept = {id(self.decoder.attention.gain), id(self.decoder.attention.bias)}
         for parameter in self.parameters():

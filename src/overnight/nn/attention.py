@@ -3,6 +3,7 @@
 Shape suffixes: T source steps, U target steps, B sentences, K width of keys, Q width of queries, A units.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,18 +37,20 @@ class AdditiveAttention(nn.Module):
 
         e_ut = g vᵀ/‖v‖ tanh(W q_u + U k_t + b);   α_u = softmax over the words t;   context_u = Σ_t α_ut k_t
 
-    Without ``normalised`` it is vᵀ tanh(W q + U k), Bahdanau's own; g starts at 1/√A and b at zero, as in GNMT v2.
+    Without ``normalised`` it is vᵀ tanh(W q + U k), Bahdanau's own.
 
     Args:
         query_size, key_size: Q and K.
         units: A.
-        normalised: with g and b.
+        normalised: with g and b; b starts at zero.
+        gain: where g starts; None is 1/√A, as in GNMT v2. Energies are within ±g √A, so that this looks at all words
+            alike for a long time: a run of a thousand updates wants 1.
         init_range: W, U and v start in U(-a, a).
 
     Parameters: A (Q + K + 1), and A + 1 more where it is normalised.
 
     Raises:
-        UserError: for sizes below 1.
+        UserError: for sizes below 1, or a gain that is no number above 0.
 
     >>> attention = AdditiveAttention(4, 6, 8)
     >>> memory = attention.memory(torch.randn(5, 2, 6), torch.tensor([5, 3]))
@@ -57,16 +60,25 @@ class AdditiveAttention(nn.Module):
     """
 
     def __init__(
-        self, query_size: int, key_size: int, units: int, *, normalised: bool = True, init_range: float = 0.1
+        self,
+        query_size: int,
+        key_size: int,
+        units: int,
+        *,
+        normalised: bool = True,
+        gain: float | None = None,
+        init_range: float = 0.1,
     ) -> None:
         super().__init__()
+        if gain is not None and not 0 < gain < math.inf:
+            raise UserError(f"An attention's gain of {gain} cannot be.", "Take a number above 0, or None for 1/√units.")
         for name, size in (("query_size", query_size), ("key_size", key_size), ("units", units)):
             if size < 1:
                 raise UserError(f"{name}={size} cannot be.", "It must be at least 1.")
         self.query = nn.Linear(query_size, units, bias=False)
         self.key = nn.Linear(key_size, units, bias=False)
         self.energy = nn.Parameter(torch.empty(units))
-        self.gain = nn.Parameter(torch.full((1,), units**-0.5)) if normalised else None
+        self.gain = nn.Parameter(torch.full((1,), gain or units**-0.5)) if normalised else None
         self.bias = nn.Parameter(torch.zeros(units)) if normalised else None
         for weight in (self.query.weight, self.key.weight, self.energy):
             nn.init.uniform_(weight, -init_range, init_range)

@@ -120,6 +120,7 @@ def gnmt(
             dropout=base.dropout if dropout is None else dropout,
             shared=shared,
             init_range=base.init_range,
+            attention_gain=base.attention_gain,
         ),
         task=partial(TranslationTask, smoothing=base.smoothing if smoothing is None else smoothing),
         data=partial(pair_batches, corpus=corpus, split="train"),

@@ -9,7 +9,8 @@ class GNMTPreset:
 
     Attributes:
         about: what it is for.
-        hidden_size, layers, dropout, shared, init_range: of the model; ``layers`` of the encoder and of the decoder.
+        hidden_size, layers, dropout, shared, init_range, attention_gain: of the model; ``layers`` of the encoder and
+            of the decoder.
         smoothing: of the labels.
         batch: pairs of one update.
         lr: Adam's rate at that batch.
@@ -34,6 +35,7 @@ class GNMTPreset:
     evaluations: int
     smoothing: float = 0.1
     init_range: float = 0.1
+    attention_gain: float | None = None
     max_norm: float = 5.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -48,7 +50,7 @@ PRESETS = {
     "multi30k": GNMTPreset(
         "29,000 captions, German to English: ten epochs on one core",
         hidden_size=256, layers=3, dropout=0.3, shared=False, batch=128, lr=1.5e-3, warmup_steps=25, epochs=10,
-        evaluations=10,
+        evaluations=10, attention_gain=1.0,
     ),
     # Sizes, dropout, smoothing, clipping, decay: NVIDIA's GNMT v2, MLPerf's. Rate: LEGW's 2^-0.5 · 1e-3 at batch 256,
     # which is MLPerf's 2e-3 at 2,048 by the square-root rule; warm-up: 200 steps in both.
