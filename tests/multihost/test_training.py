@@ -72,7 +72,7 @@ def test_a_host_that_dies_and_comes_back(
     """As by a power cut: it says nothing to the other, which starts its worker again as soon as it is back."""
     out = tmp_path / "run"
     running = Torchrun(network, words(corpus, out, way), tmp_path / "logs", "--max-restarts", "3")
-    running.until(lambda: steps(out) >= 55)
+    running.until(lambda: steps(out) >= 60)
     network.hosts[1].unplug()
     running.kill(1)
     seen = steps(out)
@@ -80,7 +80,7 @@ def test_a_host_that_dies_and_comes_back(
     running.start_again(1)
     assert running.wait() == [0, 0], running.output()
     checkpoint = 56 if way == "local" else 50  # local steps are saved where the ranks meet
-    assert f"resumed at step {checkpoint}\n" in re.sub(" +\n", "\n", running.output(0))
+    assert re.search(f"resumed at step {checkpoint} *\n", running.output(0)), running.output()
     assert seen < STEPS
     same_end(out, whole(way))
 
@@ -91,7 +91,7 @@ def test_the_master_dies_and_the_run_is_resumed(
     """It holds the store by which hosts find each other, so that the others end, and all are started again."""
     out = tmp_path / "run"
     running = Torchrun(network, words(corpus, out, "ddp"), tmp_path / "logs")
-    running.until(lambda: steps(out) >= 55)
+    running.until(lambda: steps(out) >= 60)
     running.kill(0)
     codes = running.wait()
     assert codes[1] not in (0, None)
@@ -109,7 +109,7 @@ def test_a_link_that_is_cut_for_some_seconds(
 ) -> None:
     out = tmp_path / "run"
     running = Torchrun(network, words(corpus, out, "ddp"), tmp_path / "logs")
-    running.until(lambda: steps(out) >= 55)
+    running.until(lambda: steps(out) >= 60)
     network.hosts[1].unplug()
     time.sleep(1.0)
     stood = steps(out)
