@@ -154,8 +154,9 @@ def wrong_uses(text: str) -> list[str]:
         if command == ["train"] and words[1:] and not words[1].startswith("-"):
             # What follows is a recipe, or a run to resume or repeat, which needs no recipe's own flags.
             known |= flags_of(*words[:2]) or flags_of("train", "byte-lm")
-        if command == ["prepare"] and "--words" in flags:
-            known |= flags_of("prepare", "--words")
+        for kind in ("--words", "--pairs"):
+            if command == ["prepare"] and kind in flags:
+                known |= flags_of("prepare", kind)
         if command and not flags_of(*command):
             wrong.append(f"overnight {' '.join(words)}: there is no command {command[0]}")
         else:
