@@ -4,10 +4,11 @@ import copy
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
-from benchmarks.parallel.jobs import FREQUENT, RANDOM, Job
+from benchmarks.parallel.jobs import Job
 from benchmarks.parallel.modes import optimizer, samples_words
 from overnight.comm.asynchronous import AsyncWorker, ParameterServer, asynchronous
 
@@ -31,8 +32,10 @@ class AsyncTrainer:
     def __init__(self, mode: str, job: Job, rank: int, workers: int, seed: int, timeout_seconds: float) -> None:
         self.job, self.step = job, 0
         sparse = samples_words(mode)
-        rows = {"rows": ["model.output.*"], "random": RANDOM, "frequent": FREQUENT} if sparse else {"dense": True}
-        plan = asynchronous(**rows, seed=seed).plan  # type: ignore[arg-type]
+        rows: dict[str, Any] = {"dense": True}
+        if sparse:
+            rows = {"rows": ["model.output.*"], "random": job.random, "frequent": job.frequent}
+        plan = asynchronous(**rows, seed=seed).plan
         self.carry: Mapping[str, Tensor] = job.task.initial_carry(job.batches(0).input_TB.shape[1])  # type: ignore[operator]
         self.server: ParameterServer | None = None
         host = os.environ["MASTER_ADDR"]

@@ -15,12 +15,12 @@ MODES = (
     "powersgd",
     "async",
     "sampled",
-    "sampled-hidden",
+    "sampled-hidden-bf16",
     "async-sampled",
     "local",
     "local-sampled",
 )
-QUALITY = ("ddp", "async", "sampled", "sampled-hidden", "async-sampled", "local", "local-sampled")
+QUALITY = ("ddp", "sampled", "local", "async-sampled", "async", "sampled-hidden-bf16", "local-sampled")
 BYTE = ("ddp", "bf16", "hidden", "hidden-bf16", "local")
 
 
@@ -57,18 +57,22 @@ class Cell:
 
 
 def grid() -> list[Cell]:
-    """All cells, those that are measured by the same processes beside each other."""
-    found: list[Cell] = []
-    for model, worker_counts in (("lstm10k", (2, 4)), ("rnn10k", (4,)), ("lstm60k", (4,))):
-        found += [Cell("speed", model, mode, 1) for mode in ("ddp", "sampled")]
-        found += [
-            Cell("speed", model, mode, workers, link) for workers, mode, link in product(worker_counts, MODES, LINKS)
-        ]
-    found += [Cell("speed", "byte", "ddp", 1), *(Cell("speed", "byte", mode, 4, 100) for mode in BYTE)]
-    found += [Cell("tokens", "byte", mode, 4, 100, seed) for seed, mode in product((0, 1), BYTE)]
-    found += [Cell("tokens", "lstm10k", mode, 4, None, seed) for seed, mode in product((0, 1), QUALITY)]
-    found += [Cell("time", "lstm10k", mode, 4, 100, seed) for seed, mode in product((0, 1), QUALITY)]
+    """All cells, what matters most first; those that the same processes measure stand beside each other."""
+    found = [Cell("speed", "byte", "ddp", 1), *(Cell("speed", "byte", mode, 4, 100) for mode in BYTE)]
+    found += [*_speed("lstm10k", 4), *_speed("lstm60k", 4)]
+    for seed in (0, 1):
+        found += [Cell("tokens", "byte", mode, 4, 100, seed) for mode in BYTE]
+        found += [Cell("tokens", "small10k", mode, 4, None, seed) for mode in QUALITY]
+        found += [Cell("time", "small10k", mode, 4, 100, seed) for mode in QUALITY]
+        if seed == 0:
+            found += [*_speed("rnn10k", 4), *_speed("lstm10k", 2)[2:]]
     return found
+
+
+def _speed(model: str, workers: int) -> list[Cell]:
+    """Of one worker, then of several."""
+    alone = [Cell("speed", model, mode, 1) for mode in ("ddp", "sampled")]
+    return alone + [Cell("speed", model, mode, workers, link) for mode, link in product(MODES, LINKS)]
 
 
 def select(patterns: list[str]) -> list[Cell]:

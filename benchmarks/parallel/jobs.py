@@ -25,9 +25,8 @@ from overnight.tasks.word_model import WordModelTask
 
 LANES, WORDS, BYTES = 16, 20, 64
 """Of one worker: lanes; and words, or bytes, a lane and step."""
-RANDOM, FREQUENT = 0.06, 0.02
-"""Shares of the vocabulary that a sampled step draws, and that are always among its words."""
 LARGE = 60_000
+"""Words of the larger vocabulary."""
 Batches = Callable[[int], LaneBatch]
 
 
@@ -43,6 +42,7 @@ class Job:
         max_norm: of clipping.
         adam: the optimizer is Adam.
         blocks: pattern of the recurrent weights' names → blocks of units.
+        random, frequent: shares of the vocabulary that a sampled step draws, and that are always among its words.
         evaluate: the model's exact perplexity, or bits a byte, on held-out text; None where words are only drawn.
     """
 
@@ -53,6 +53,8 @@ class Job:
     max_norm: float
     adam: bool
     blocks: Mapping[str, int]
+    random: float
+    frequent: float
     evaluate: Callable[[nn.Module], float] | None
 
 
@@ -62,8 +64,9 @@ def job(model: str, rank: int, workers: int, seed: int, sampled: bool, corpus: P
     if model == "byte":
         return _bytes(rank, workers, seed, tiny)
     vocab_size, batches, evaluate = _words(model, rank, workers, seed, corpus, tiny)
-    embedding, hidden = (16, 32) if tiny else (128, 256)
-    output = f"sampled:{round((RANDOM + FREQUENT) * vocab_size)}" if sampled else "full"
+    embedding, hidden = (16, 32) if tiny else (128, 128 if model.startswith("small") else 256)
+    random, frequent = (0.06, 0.02) if vocab_size == LARGE else (0.13, 0.02)
+    output = f"sampled:{round((random + frequent) * vocab_size)}" if sampled else "full"
     options: dict[str, Any] = {"output": output, "sparse": sampled, "seed": seed, "init_range": 0.1}
     if model.startswith("rnn"):
         made: nn.Module = RecurrentLM(vocab_size, embedding, hidden, **options)
@@ -73,7 +76,7 @@ def job(model: str, rank: int, workers: int, seed: int, sampled: bool, corpus: P
         blocks = {"model.recurrent.*weight": 4}
     task = WordModelTask(made, reduction="sum_over_time")
     rate = 0.2 if model.startswith("rnn") else 1.0  # those of the presets wsj-rnn and wsj-lstm
-    return Job(task, batches, LANES * WORDS, rate, 5.0, False, blocks, evaluate)
+    return Job(task, batches, LANES * WORDS, rate, 5.0, False, blocks, random, frequent, evaluate)
 
 
 def _words(
@@ -136,7 +139,7 @@ def _bytes(rank: int, workers: int, seed: int, tiny: bool) -> Job:
     def batches(step: int) -> LaneBatch:
         return lanes.at(step, rank * LANES, LANES)
 
-    return Job(task, batches, LANES * BYTES, 3e-3, 1.0, True, blocks, evaluate)
+    return Job(task, batches, LANES * BYTES, 3e-3, 1.0, True, blocks, 0.0, 0.0, evaluate)
 
 
 def parameters(task: nn.Module) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from benchmarks.parallel.worker import Trainer
 
 COUNTER = Path("/sys/class/net/eth0/statistics/tx_bytes")
-LEAST_STEPS, MOST_STEPS = 3, 200
+LEAST_STEPS, MOST_STEPS = 2, 200
 WARM_UP = 0.02
 """Share of a training of which the rate rises."""
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.parallel.jobs import FREQUENT, RANDOM, Job
+from benchmarks.parallel.jobs import Job
 from overnight.comm import Meter, ring_bytes, strategies
 from overnight.errors import UserError
 
@@ -58,7 +58,7 @@ def way(mode: str, job: Job, model: str, seed: int, seconds: float) -> Way:
         return Way(strategies.ddp(job.task, **options), formula=lambda: ring_bytes(count, ranks, itemsize))
     if name in ("sampled", "sampled-hidden", "hidden"):
         if name != "hidden":
-            options |= {"rows": ["model.output.*"], "random": RANDOM, "frequent": FREQUENT}
+            options |= {"rows": ["model.output.*"], "random": job.random, "frequent": job.frequent}
         if name != "sampled":
             options |= {"hidden": list(job.blocks.items()), "rate": HIDDEN_RATE.get(model, 0.5)}
         made = strategies.sampled(job.task, **options)
@@ -67,7 +67,7 @@ def way(mode: str, job: Job, model: str, seed: int, seconds: float) -> Way:
     if name in ("local", "local-sampled"):
         made = strategies.local(job.task, every=EVERY, **options)
         dense = None if samples_words(name) else (lambda: ring_bytes(count, ranks, itemsize))
-        return Way(made, EVERY, dense, EVERY)
+        return Way(made, EVERY, dense)
     if name == "powersgd":
         return _power_sgd(job.task, named, ranks)
     raise UserError(f"There is no mode {mode!r}.", "See benchmarks/parallel/cells.py.")

@@ -92,8 +92,9 @@ def _measure(trainer: Trainer | AsyncTrainer, cell: Cell, session: Mapping[str, 
         for _ in range(3 if cell.kind == "speed" else 0):
             trainer()
     elif cell.kind == "speed":
-        for _ in range(trainer.way.warm_up if trainer.step == 0 else trainer.way.period):
+        for _ in range(trainer.way.warm_up if trainer.step == 0 else 1):
             trainer()
+        trainer.way.strategy.before_checkpoint()  # local steps begin a period
     measures.agree(0.0)
     if os.environ["RANK"] == "0":
         _throttled(folder, cell.name)
