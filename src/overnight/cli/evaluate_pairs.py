@@ -18,7 +18,8 @@ def evaluate_translator(options: "Evaluate") -> int:
     from overnight.errors import UserError
     from overnight.evaluate.beam import Beam
     from overnight.evaluate.bleu import corpus_bleu
-    from overnight.evaluate.translation import evaluate_pairs, load_translator, translate
+    from overnight.evaluate.translation import evaluate_pairs, translate
+    from overnight.evaluate.translator import load_translator
     from overnight.train.precision import choose_precision
 
     if options.dynamic or options.baselines or options.lanes is not None:

@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
 
     from overnight.errors import UserError
     from overnight.evaluate.beam import Beam
-    from overnight.evaluate.translation import load_translator, translate_lines
+    from overnight.evaluate.translation import translate_lines
+    from overnight.evaluate.translator import load_translator
     from overnight.train.precision import choose_precision
 
     if options.at_once < 1:

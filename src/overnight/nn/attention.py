@@ -93,20 +93,20 @@ class AdditiveAttention(nn.Module):
         keys_BTK = keys_TBK.transpose(0, 1).contiguous()
         projected_BTA = self.key(keys_BTK)
         if self.bias is not None:
-            projected_BTA = projected_BTA + self.bias
+            projected_BTA = projected_BTA + self.bias.to(projected_BTA.dtype)
         steps_T = torch.arange(len(keys_TBK), device=keys_TBK.device)
         return Memory(keys_BTK, projected_BTA, steps_T >= length_B.unsqueeze(1))
 
     def forward(self, query_UBQ: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Queries → context [U, B, K] in the keys' dtype, and the weights [U, B, T], float32 or wider.
 
-        Memory: B·U·T·A values are kept for the backward.
+        Memory: B·U·T·A values, of the products' dtype, are kept for the backward.
         """
         query_BUA = self.query(query_UBQ.transpose(0, 1))
         energy_A = self.energy
         if self.gain is not None:
             energy_A = self.gain * energy_A / energy_A.norm()
-        hidden_BUTA = torch.tanh(query_BUA.unsqueeze(2) + memory.projected_BTA.unsqueeze(1))
+        hidden_BUTA = (query_BUA.unsqueeze(2) + memory.projected_BTA.unsqueeze(1)).tanh_()
         energy_BUT = F.linear(hidden_BUTA, energy_A.unsqueeze(0)).squeeze(3)
         energy_BUT = energy_BUT.to(torch.promote_types(energy_BUT.dtype, torch.float32))
         energy_BUT = energy_BUT.masked_fill(memory.padding_BT.unsqueeze(1), -torch.inf)
