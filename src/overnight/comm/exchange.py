@@ -4,6 +4,7 @@ Shape suffixes: R rows exchanged, D the rest of a parameter's shape.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from overnight.comm.checks import model_digest, ranks_group, refuse_sparse, release, same_everywhere, take
+from overnight.comm.meter import Meter
 from overnight.comm.plan import HiddenRows, Plan, Rows, Rule, Whole, rule_blocks, units
 from overnight.comm.residual import Residual, ResidualMode
 from overnight.comm.row_sets import RowSet, SampledRows, draw, join, touched_rows
@@ -50,6 +52,7 @@ class SampledState:
     Attributes:
         step: exchanges that are done; rows of step t are drawn from (seed, t).
         touched: name → rows that the last exchange moved, of parameters of which the batch has a say.
+        meter: of seconds in which ranks wait for each other's ids.
 
     Raises:
         UserError: on every rank, if models, plans, data or versions of torch differ; if the plan does not fit the
@@ -82,6 +85,7 @@ class SampledState:
         self.ranks, self.rank = self.group.size(), self.group.rank()
         self.residual = Residual(self.group, loss_scale)
         self.touched: dict[str, int] = {}
+        self.meter: Meter | None = None
         self._names = {id(p): name for name, p in self.named.items()}
         self._announced: dict[str, list[Tensor]] = {}
         self._sets: dict[tuple[int, int], RowSet] = {}
@@ -201,10 +205,15 @@ class SampledState:
 
     def _of_batch(self, name: str, gradient: Tensor) -> Tensor:
         if name in self._announced:
-            return join(torch.cat(self._announced[name]).unique().cpu(), self.cpu_group)
+            return self.join(torch.cat(self._announced[name]).unique().cpu())
         mine = touched_rows(gradient).cpu()
         # those that are drawn are exchanged anyhow
-        return join(mine[~torch.isin(mine, self._set_of(name).ids_R)], self.cpu_group)
+        return self.join(mine[~torch.isin(mine, self._set_of(name).ids_R)])
+
+    def join(self, ids_R: Tensor) -> Tensor:
+        """All ranks' ids, rising, without repetition; every rank must call it."""
+        with nullcontext() if self.meter is None else self.meter.waiting():
+            return join(ids_R, self.cpu_group)
 
     def _sample(self) -> None:
         """Let output layers that sample take the rows of the plan."""

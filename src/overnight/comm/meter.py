@@ -28,7 +28,8 @@ class Traffic:
         wire_bytes: that this rank sends if collectives go around a ring: 2 (n - 1) / n of an all-reduce's payload,
             n - 1 times an all-gather's, (n - 1) / n of that of others.
         busy_seconds: in which at least one exchange was under way.
-        waiting_seconds: of these, those after a step's last exchange had been started, with nothing left to compute.
+        waiting_seconds: of these, those after a step's last exchange had been started, with nothing left to compute,
+            and those of exchanges that hold up their thread.
     """
 
     steps: int = 0
@@ -87,6 +88,18 @@ class Meter:
                 yield
         finally:
             self._end()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time as waiting: of an exchange that holds up its thread, wherever in the step."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                # what is under way waits from now on, if nothing else is begun
+                self._started = time.perf_counter()
+                self._waiting += self._started - began
 
     def watch(self, future: torch.futures.Future[Any]) -> None:
         """Count the time until this is done."""

@@ -14,7 +14,7 @@ from overnight.comm.checks import failed
 from overnight.comm.exchange import SampledState
 from overnight.comm.meter import Meter
 from overnight.comm.plan import HiddenRows, Whole
-from overnight.comm.row_sets import join, touched_rows
+from overnight.comm.row_sets import touched_rows
 from overnight.errors import UserError
 
 
@@ -130,8 +130,8 @@ class RowExchange:
         mine = torch.cat(ids).cpu().unique()
         certain = next((self.state.row_set(name) for name in group.names if name in self.state.sampling), None)
         if certain is None:
-            return join(mine, self.state.cpu_group)
-        others = join(mine[~torch.isin(mine, certain.ids_R)], self.state.cpu_group)
+            return self.state.join(mine)
+        others = self.state.join(mine[~torch.isin(mine, certain.ids_R)])
         joined: Tensor = torch.cat([certain.ids_R, others]).unique()
         return joined
 

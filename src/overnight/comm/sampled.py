@@ -82,6 +82,7 @@ class SampledParallel(nn.Module):
     def __init__(self, model: nn.Module, exchange: SampledState, meter: Meter | None, **ddp: Any) -> None:
         super().__init__()
         self.module, self.exchange, self.meter = model, exchange, meter
+        exchange.meter = meter
         sparse = sparse_parameters(model)
         apart = {id(p) for p in sparse.values()}
         self._syncs = True

@@ -109,7 +109,7 @@ def ddp(
     refuse_sparse(module)
     meter = Meter()
     wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True)
-    wrapped.register_comm_hook(group, meter.wrap(_mean if dtype is None else _mean_bf16))
+    wrapped.register_comm_hook(group, meter.wrap(_mean if dtype is None else _mean_bf16, callbacks=False))
     return Strategy(wrapped, meter)
 
 
