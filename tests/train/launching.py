@@ -159,8 +159,8 @@ def start(
     logs.mkdir(parents=True, exist_ok=True)
     everywhere = dict(env or {})
     if ranks > 1:
-        everywhere |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        everywhere |= LOOPBACK
+        meeting = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        everywhere = meeting | LOOPBACK | everywhere
     started = Ranks([], [])
     for rank in range(ranks):
         log = logs / f"{time.monotonic_ns()}-{rank}.txt"

@@ -34,7 +34,7 @@ class Update:
             gradients: name, rows (None for all) and values.
             weight: of this push; 1 leaves values as they are.
         """
-        norm = float(torch.nn.utils.get_total_norm([values.float() for _, _, values in gradients]))
+        norm = float(torch.nn.utils.get_total_norm([_wide(values) for _, _, values in gradients]))
         if not math.isfinite(norm):
             return norm
         for name, ids_R, values in gradients:
@@ -87,6 +87,10 @@ class Update:
         memory = [_memory(p.grad) for p in self._clipped if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(memory)
         torch._foreach_mul_(memory, torch.clamp(self.max_norm / (norm + 1e-6), max=1.0))
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def _memory(gradient: Tensor) -> Tensor:

@@ -91,7 +91,9 @@ class ServerLoop(Loop):
         self._news += pushes
         finite = sum(push.finite for push in pushes)
         self.samples += finite * self.lanes
-        if finite and self.ema is not None:
+        if not finite:
+            self._before_update(pushes)  # the rate at which it would have been made
+        elif self.ema is not None:
             self.ema.update()
 
     def _on_join(self, rank: int) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from overnight.comm.asynchronous import Asynchronous, AsyncWorker, ServerLostError
-from overnight.errors import ElsewhereError
 from overnight.train.asynchronous.place import Place
 from overnight.train.asynchronous.share import Share, identities
 from overnight.train.build import Parts, build
@@ -15,7 +14,7 @@ from overnight.train.distributed import World
 from overnight.train.host import StopRequest, catch_signals, keep_freed_memory, set_threads
 from overnight.train.run import Run
 
-RETURN_SECONDS = 10.0
+RETURN_SECONDS = 3.0
 """How long a worker whose session was lost looks for the server before it counts as dead."""
 FINISHED = "finished"
 
@@ -32,10 +31,10 @@ def work(run: Run, place: Place, settings: Asynchronous) -> dict[str, Any]:
     torch.manual_seed(run.seed + 1 + place.rank)
     with ExitStack() as stack:
         stop = stack.enter_context(catch_signals())
-        seconds, worker = settings.timeout_seconds, None
+        come = partial(_come, run, place, settings, parts)
+        seconds, lost = settings.timeout_seconds, None
         while True:
-            come = partial(_come, run, place, settings, parts)
-            before, worker = worker, None
+            worker: AsyncWorker | None = None
             try:
                 worker = place.find(come, seconds)
                 ended, step = _train(worker, place, parts, stop)
@@ -43,12 +42,12 @@ def work(run: Run, place: Place, settings: Asynchronous) -> dict[str, Any]:
             except ServerLostError as error:
                 if stop.signal is not None:
                     return _summary(stop.signal.name, 0)
-                last = worker or before
-                # nothing was done since it came back: it will not be better the next time
-                if last is not None and (worker is None or worker.pushes == 0):
-                    raise _without_server(error, last) from error
-                if last is None:
+                if worker is None and lost is None:
                     raise
+                # nothing was done since it came back: it will not be better the next time
+                if worker is None or worker.pushes == 0:
+                    raise lost or _without_server(error, worker) from error
+                lost = _without_server(error, worker)
                 seconds = min(RETURN_SECONDS, settings.timeout_seconds)
 
 
@@ -91,7 +90,9 @@ def _summary(ended: str, step: int) -> dict[str, Any]:
     }
 
 
-def _without_server(error: ServerLostError, worker: AsyncWorker) -> ElsewhereError | ServerLostError:
+def _without_server(error: ServerLostError, worker: AsyncWorker | None) -> ServerLostError:
+    if worker is None:
+        return error
     checkpoint, folder = worker.told.get("checkpoint"), worker.told.get("folder")
     saved = f"The last checkpoint is {checkpoint}" if checkpoint else "There was no checkpoint yet"
     return ServerLostError(
