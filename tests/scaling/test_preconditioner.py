@@ -20,7 +20,8 @@ def stepped(optimizer_class: type, shape: tuple[int, ...], **settings: object) -
 
 def formula(parameter: Tensor, gradient: Tensor, seen: Preconditioner, name: str = "exp_avg_sq") -> float:
     v = seen.optimizer.state[parameter][name].double() / (1 - 0.95**3)
-    return float((gradient.double() / (v.sqrt() + 1e-3)).norm())
+    root = v.sqrt().clamp(min=float((v.mean() * 0.05).sqrt()))
+    return float((gradient.double() / (root + 1e-3)).norm())
 
 
 @pytest.mark.parametrize("chunk", [7, 64, 2**18])
@@ -63,3 +64,14 @@ def test_nothing_before_the_first_step_and_new_groups_after_a_load() -> None:
     optimizer.load_state_dict(optimizer.state_dict())
     assert before is not None
     assert torch.equal(before, seen.norm(parameter, torch.ones(3)))  # type: ignore[arg-type]
+
+
+def test_a_weight_that_never_had_a_gradient_is_not_all_that_counts() -> None:
+    parameter = nn.Parameter(torch.ones(100))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.grad = torch.ones(100)
+    parameter.grad[0] = 0.0
+    optimizer.step()
+    norm = Preconditioner(optimizer).norm(parameter, torch.ones(100))
+    assert norm is not None
+    assert float(norm) == pytest.approx((99 + 1 / (0.001 * 0.99)) ** 0.5, rel=1e-3)

@@ -1,5 +1,7 @@
 """Norms of gradients as an Adam-like optimizer sees them: divided by √v̂ + ε of its own state."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,10 @@ _CHUNK_CPU, _CHUNK = 2**18, 2**26
 
 class Preconditioner:
     """The diagonal that an Adam-like optimizer divides by, read from its state as it is at the moment.
+
+    √v̂ counts as at least √(1 − β₂) times its root mean square over the tensor. A weight that has hardly had a gradient
+    (a pixel that is nearly always black, a rare word) would otherwise be all that a norm sees, by 1/ε; Adam itself
+    bounds what such a weight does by 1/√(1 − β₂), with the gradient of the moment in its v.
 
     Args:
         optimizer: with ``exp_avg_sq`` (or ``max_exp_avg_sq``) in its state, ``betas`` and ``eps`` in its groups.
@@ -24,7 +30,7 @@ class Preconditioner:
 
     @torch.no_grad()
     def norm(self, parameter: Tensor, gradient: Tensor, rows: Tensor | None = None) -> Tensor | None:
-        """‖g / (√v̂ + ε)‖ in chunks, without copies of the gradient's size; None before the optimizer's first step.
+        """‖g / (max(√v̂, floor) + ε)‖ in chunks, without copies of its size; None before the optimizer's first step.
 
         Args:
             parameter: whose state it is.
@@ -44,7 +50,10 @@ class Preconditioner:
                 "Leave optimizer out to measure the raw one.",
             )
         group = self.optimizer.param_groups[self._group_of[parameter]]
-        correction = 1.0 - group["betas"][1] ** state["step"] if "step" in state else 1.0
+        beta = group["betas"][1]
+        correction = 1.0 - beta ** state["step"] if "step" in state else 1.0
+        # the mean over all rows, so that a micro-batch and the whole batch are divided by the same
+        floor = (squares.mean(dtype=torch.float32) / correction).sqrt() * math.sqrt(1.0 - beta)
         if rows is not None:
             squares = squares[rows]
         chunk = _CHUNK_CPU if gradient.device.type == "cpu" else _CHUNK
@@ -53,7 +62,7 @@ class Preconditioner:
         for g, v in zip(gradient.reshape(-1).split(chunk), squares.reshape(-1).split(chunk), strict=True):
             part = room[: len(g)]
             torch.div(v, correction, out=part)
-            part.sqrt_().add_(group["eps"])
+            part.sqrt_().clamp_(min=floor).add_(group["eps"])
             torch.div(g, part, out=part)
             norms.append(torch.linalg.vector_norm(part))
         found: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
