@@ -12,8 +12,8 @@ from train.toys import toy
 from overnight.train.launch import Options, train
 from overnight.train.step import Stepper
 
-SAMPLED = {"parallel": "overnight.comm.strategies.sampled", "parallel__hidden": (("model.mix.*", 1),)}
-LOCAL = {"parallel": "overnight.comm.strategies.local", "parallel__every": 3}
+SAMPLED: dict[str, Any] = {"parallel": "overnight.comm.strategies.sampled", "parallel__hidden": (("model.mix.*", 1),)}
+LOCAL: dict[str, Any] = {"parallel": "overnight.comm.strategies.local", "parallel__every": 3}
 
 
 def train_together(

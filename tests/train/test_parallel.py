@@ -16,7 +16,7 @@ from overnight.errors import ElsewhereError, UserError
 from overnight.train.checkpoint import load_checkpoint
 from overnight.train.launch import Options, train
 
-DDP = {"parallel": "overnight.comm.strategies.ddp"}
+DDP: dict[str, Any] = {"parallel": "overnight.comm.strategies.ddp"}
 
 
 def together(tmp_path: Path, name: str, ranks: int = 2, resume: str = "", **settings: Any) -> list[Any]:
@@ -37,7 +37,7 @@ def same_weights(ended: list[Any], folder: Path) -> None:
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_metered_ddp_and_every_row_are_plain_ddp(tmp_path: Path, ranks: int) -> None:
-    batch = {"global_batch_size": 6, "checkpoint_steps": 3}
+    batch: dict[str, Any] = {"global_batch_size": 6, "checkpoint_steps": 3}
     together(tmp_path, "none", ranks, **batch)
     together(tmp_path, "ddp", ranks, **batch, **DDP)
     found, expected = (load_checkpoint(last(tmp_path / name)) for name in ("ddp", "none"))
@@ -171,7 +171,7 @@ def test_local_steps_do_not_wait_between_meetings(tmp_path: Path) -> None:
 
 def test_half_precision_scales_alike(tmp_path: Path) -> None:
     """An overflow on one rank, in rows that are not exchanged too, is a skipped step on both."""
-    half = {"precision": "fp16", "model": "train.toys.HalfModel", "data__bad": ((2, "huge"),)}
+    half: dict[str, Any] = {"precision": "fp16", "model": "train.toys.HalfModel", "data__bad": ((2, "huge"),)}
     ended = together(tmp_path, "run", **SAMPLED, **half)
     same_weights(ended, tmp_path / "run")
     read = lines(tmp_path / "run" / "metrics.jsonl")
