@@ -37,3 +37,7 @@ def test_local_steps(tmp_path: Path) -> None:
     for name, value in first["model"].items():
         assert torch.equal(value, second["model"][name]), name
     assert first["local"]["momentum_buffer"].keys() == first["model"].keys()
+
+
+def test_asynchronous() -> None:
+    assert run_the_page("asynchronous.md") == (10, {0: 10})

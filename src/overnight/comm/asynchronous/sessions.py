@@ -135,6 +135,7 @@ class Sessions:
             link.close()
         for thread in self._threads:
             thread.join(timeout=1.0)
+        self._store = None  # the port is free again
 
     def _start(self, work: Any, name: str, *arguments: Any) -> None:
         thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
@@ -142,9 +143,9 @@ class Sessions:
         thread.start()
 
     def _accept(self) -> None:
-        seen = 0
+        seen, store = 0, self._store
         while not self._closed.wait(BETWEEN_LOOKS_SECONDS):
-            asked = self._store.add(ASKED, 0)
+            asked = store.add(ASKED, 0)
             while seen < asked:
                 seen += 1
                 self._start(self._serve, f"parameter server, line {seen}", seen)
@@ -167,10 +168,11 @@ class Sessions:
                 polite = self._answer(session, link)
         except LostError:
             pass
-        with server.lock:
-            server.counts.lost += not polite
-        self.leave(session)
-        link.close()
+        finally:
+            with server.lock:
+                server.counts.lost += not polite
+            self.leave(session)
+            link.close()
 
     def _answer(self, session: Session, link: Link) -> bool:
         """Answer a worker's next message; whether it was its last."""

@@ -70,3 +70,6 @@ def serve(run: Run, folder: Path, options: "Options", place: Place, settings: As
         except UserError as error:
             loop.server.end("failed", (error.problem, error.remedy))
             raise
+        except BaseException:
+            loop.server.end("failed", ("Rank 0 has failed.", "Look for its error."))
+            raise
