@@ -70,7 +70,7 @@ class Shape:
 def as_many(kind: str) -> Shape:
     """Units, a multiple of 64, with as many recurrent parameters as the dense model's."""
     target = Shape("dense", UNITS).parameters
-    return min((Shape(kind, u) for u in range(UNITS, 6 * UNITS, 64)), key=lambda s: abs(s.parameters - target))
+    return min((Shape(kind, u) for u in range(UNITS, 4 * UNITS, 64)), key=lambda s: abs(s.parameters - target))
 
 
 def pace(kinds: list[str], rounds: int = 7) -> dict[str, float]:
@@ -179,7 +179,7 @@ def main() -> None:
     kinds = ["dense", "factorized", "grouped:2", "grouped:4", "grouped:8"]
     parser.add_argument("--maps", nargs="+", default=["dense", "factorized", "grouped:4"], choices=kinds)
     parser.add_argument("--epochs", type=float, default=0.6, help="of dense, and of the arm parameters")
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.0025, 0.005, 0.01])
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.00125, 0.0025, 0.005])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/word_lm_quality.json"))
