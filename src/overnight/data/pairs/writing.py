@@ -33,6 +33,21 @@ Files = Mapping[str, tuple[Source, Source]]
 def write_corpus(
     files: Files, coders: tuple[Coder, Coder], settings: PairSettings, folder: CorpusFolder, progress: Progress
 ) -> dict[str, Any]:
+    """Write the shards, the vocabularies and the text of the held-out splits.
+
+    Args:
+        files: the two sources of each split.
+        coders: of the two languages.
+        settings: what is too long, and how large a shard may be.
+        folder: of the corpus, begun.
+        progress: counters to keep up to date.
+
+    Returns:
+        The manifest, but for its settings; it is not written.
+
+    Raises:
+        UserError: malformed text, or no pair is left for training.
+    """
     dtype = "<u2" if max(len(coder.vocabulary) for coder in coders) <= 1 << 16 else "<i4"
     totals = {"pairs": 0, "empty": 0, "too_long": 0}
     splits: dict[str, Any] = {}
