@@ -38,7 +38,7 @@ WARMUP_STEPS = 64
 TUNED = {
     "momentum": Tuned("torch.optim.SGD", 0.4, {"momentum": 0.9}),
     # no groups: biases that are not adapted would see the whole rate, with which LARS diverges
-    "lars": Tuned("overnight.optim.LARS", 10.0, {"momentum": 0.9}),
+    "lars": Tuned("overnight.optim.LARS", 5.0, {"momentum": 0.9}),
     "lamb": Tuned("overnight.optim.LAMB", 0.01, weight_decay=1e-4, betas=(0.9, 0.999)),
 }
 
