@@ -4,9 +4,10 @@
     python -m benchmarks.parallel --show
 
 Hosts are network namespaces, so root is needed. Each runs one worker of one thread; where there are fewer cores than
-workers they share them, which the results say. A cell is a JSON file; those that are there are not measured again, so
-that a run that was interrupted goes on. ``--corpus`` is a prepared folder of words with about 10,000 of them; cells of
-60,000 words draw them by the counts in OVERNIGHT_DATA/lm1b_counts.
+workers they share them, which the results say. Asynchronous cells have one host more, for the parameter server. A cell
+is a JSON file; those that are there are not measured again, so that a run that was interrupted goes on. ``--corpus`` is
+a prepared folder of words with about 10,000 of them; cells of 60,000 words draw them by the counts in
+OVERNIGHT_DATA/lm1b_counts.
 """
 
 import argparse

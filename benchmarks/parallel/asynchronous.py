@@ -1,6 +1,5 @@
-"""Workers around a parameter server, which the first of them holds, in the benchmark's own loop."""
+"""Workers around a parameter server on a host of its own, as in the paper's baseline, in the benchmark's own loop."""
 
-import copy
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,17 +15,19 @@ PORT = 29600
 
 
 class AsyncTrainer:
-    """One worker's model and place in the data; rank 0 has the server too.
+    """One worker's model and place in the data; rank 0 is the server, and does not train.
 
     Args:
         mode: ``async``, with dense gradients as in the paper's baseline, or ``async-sampled``.
         job: what is trained.
-        rank, workers: of all.
+        rank: 0 for the server.
+        workers: how many there are.
         seed: of the drawn rows.
         timeout_seconds: after which server and worker give each other up.
 
     Attributes:
         server: on rank 0.
+        worker: on the others.
     """
 
     def __init__(self, mode: str, job: Job, rank: int, workers: int, seed: int, timeout_seconds: float) -> None:
@@ -38,19 +39,16 @@ class AsyncTrainer:
         plan = asynchronous(**rows, seed=seed).plan
         self.carry: Mapping[str, Tensor] = job.task.initial_carry(job.batches(0).input_TB.shape[1])  # type: ignore[operator]
         self.server: ParameterServer | None = None
+        self.worker: AsyncWorker | None = None
         host = os.environ["MASTER_ADDR"]
         if rank == 0:
-            made = optimizer(job, sparse)
             self.server = ParameterServer(
-                job.task, made, host=host, port=PORT, workers=workers, plan=plan, max_norm=job.max_norm,
-                timeout_seconds=timeout_seconds,
+                job.task, optimizer(job, sparse), host=host, port=PORT, workers=workers, plan=plan,
+                max_norm=job.max_norm, timeout_seconds=timeout_seconds,
             )  # fmt: skip
-            self.model = copy.deepcopy(job.task)
-            self.worker = AsyncWorker.attach(self.server, self.model, rank=0)
         else:
-            self.model = job.task
             self.worker = AsyncWorker.connect(
-                host, PORT, self.model, rank=rank, plan=plan, timeout_seconds=timeout_seconds
+                host, PORT, job.task, rank=rank - 1, plan=plan, timeout_seconds=timeout_seconds
             )
 
     def rates(self, factor: Callable[[], float]) -> None:
@@ -67,9 +65,10 @@ class AsyncTrainer:
 
     def __call__(self) -> float:
         """One step; its seconds."""
+        assert self.worker is not None
         began = time.perf_counter()
         self.worker.pull()
-        loss = self.model(self.job.batches(self.step), self.carry)
+        loss = self.job.task(self.job.batches(self.step), self.carry)
         (loss.total if loss.objective is None else loss.objective).div(loss.count).backward()
         self.worker.push(loss=float(loss.total), count=loss.count)
         self.carry = loss.carry
@@ -87,6 +86,7 @@ class AsyncTrainer:
 
     def close(self) -> None:
         """The workers leave, then the server ends."""
-        self.worker.close()
+        if self.worker is not None:
+            self.worker.close()
         if self.server is not None:
             self.server.close()

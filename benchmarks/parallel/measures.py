@@ -73,8 +73,11 @@ def speed(trainer: "Trainer", seconds: float) -> dict[str, Any]:
 
 
 def async_speed(trainer: "AsyncTrainer", seconds: float) -> dict[str, Any]:
-    """The same of a worker that goes at its own pace."""
+    """The same of a worker that goes at its own pace; of the server its staleness."""
     worker = trainer.worker
+    if worker is None:
+        agree(0.0)
+        return {"staleness": trainer.staleness()}
     before, waited = (worker.sent_bytes, worker.received_bytes, sent()), worker.waiting_seconds
     began, each = time.monotonic(), list[float]()
     while not _enough(each, time.monotonic() - began, seconds):
@@ -89,7 +92,6 @@ def async_speed(trainer: "AsyncTrainer", seconds: float) -> dict[str, Any]:
             "received": (worker.received_bytes - before[1]) / steps,
         },
         "waiting_ms": 1e3 * (worker.waiting_seconds - waited) / steps,
-        "staleness": trainer.staleness(),
     }
     agree(0.0)
     return found
@@ -122,7 +124,8 @@ def async_quality(trainer: "AsyncTrainer", steps: int | None, seconds: float, wo
     trainer.rates(lambda: rate(min(done(), 1.0)))
     if trainer.server is not None and steps is not None:
         trainer.server.limit = trainer.pushes + steps * workers
-    while trainer.worker.ended is None and (steps is not None or done() < 1.0):
+    agree(0.0)  # the limit is set
+    while trainer.worker is not None and trainer.worker.ended is None and (steps is not None or done() < 1.0):
         trainer()
     made, took = trainer.step, time.monotonic() - began
     agree(0.0)

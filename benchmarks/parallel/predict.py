@@ -34,6 +34,7 @@ def step_cells(results: Mapping[Cell, Mapping[str, Any]]) -> dict[Cell, StepCell
             cores=record["cores"],
             messages=record.get("messages", 1.0),
             received_bytes_per_step=sizes.get("received"),
+            remote_workers=cell.workers if cell.mode.startswith("async") else None,
             model=cell.model,
         )
     return found

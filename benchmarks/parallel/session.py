@@ -60,7 +60,7 @@ def run_session(cells: Sequence[Cell], settings: Settings, limit: float) -> None
         settings: of all.
         limit: seconds after which the workers are killed.
     """
-    workers = cells[0].workers
+    workers = cells[0].workers + cells[0].mode.startswith("async")  # a parameter server has a host of its own
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name, Network(workers) as network:
         folder = Path(name)
@@ -124,15 +124,16 @@ def _follow(
 
 
 def _merged(ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rank 0's times, with all ranks' tokens, their mean bytes and waiting; with a server, those of the workers on its
-    line."""
-    remote = ranks[1:] if "received" in ranks[0]["bytes_per_step"] else ranks
-    found = dict(remote[0]) | {name: ranks[0][name] for name in ("quality", "staleness") if name in ranks[0]}
+    """The first worker's times, with all workers' tokens, their mean bytes and waiting, and what the server knows."""
+    server: dict[str, Any] = {}
+    if "step_ms" not in ranks[0] or "staleness" in ranks[0]:
+        server, *ranks = ranks
+    found = dict(ranks[0]) | {name: server[name] for name in ("quality", "staleness") if name in server}
     for name in ("waiting_ms", "exchanging_ms"):
         if name in found:
-            found[name] = statistics.mean(rank[name] for rank in remote)
+            found[name] = statistics.mean(rank[name] for rank in ranks)
     found["bytes_per_step"] = {
-        name: statistics.mean(rank["bytes_per_step"][name] for rank in remote) for name in found["bytes_per_step"]
+        name: statistics.mean(rank["bytes_per_step"][name] for rank in ranks) for name in found["bytes_per_step"]
     }
     found["tokens_per_s"] = sum(1e3 * rank["tokens_per_step"] / rank["step_ms"]["mean"] for rank in ranks)
     if "tokens" in found:

@@ -67,10 +67,11 @@ def main() -> None:
         join_ranks("gloo", timeout)
     sampled = samples_words(first.mode)
     corpus = None if session["corpus"] is None else Path(session["corpus"])
-    made = job(first.model, rank, workers, first.seed, sampled, corpus, session["tiny"])
+    serving = first.mode.startswith("async")
+    made = job(first.model, max(0, rank - serving), first.workers, first.seed, sampled, corpus, session["tiny"])
     trainer: Trainer | AsyncTrainer
-    if first.mode.startswith("async"):
-        trainer = AsyncTrainer(first.mode, made, rank, workers, first.seed, timeout)
+    if serving:
+        trainer = AsyncTrainer(first.mode, made, rank, workers - 1, first.seed, timeout)
     else:
         chosen = alone(made.task) if workers == 1 else way(first.mode, made, first.model, first.seed, timeout)
         trainer = Trainer(made, chosen, sampled)
@@ -89,7 +90,7 @@ def main() -> None:
 def _measure(trainer: Trainer | AsyncTrainer, cell: Cell, session: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(trainer, AsyncTrainer):
         trainer.rates(lambda: 0.1)
-        for _ in range(3 if cell.kind == "speed" else 0):
+        for _ in range(3 if cell.kind == "speed" and trainer.worker is not None else 0):
             trainer()
     elif cell.kind == "speed":
         for _ in range(trainer.way.warm_up if trainer.step == 0 else 1):
