@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from overnight.comm.strategies import Strategy
 from overnight.train.distributed import World
+from overnight.train.observe import StepObserver
 from overnight.train.parallel import Maker, Parallel
 from overnight.train.precision import Precision
 
@@ -47,7 +48,12 @@ class Stepper:
     Args:
         task, optimizer, world, precision, max_norm: the parts.
         make: of how ranks train together; None is DDP where there are several.
+
+    Attributes:
+        observer: looks on; None for none, which costs nothing.
     """
+
+    observer: StepObserver | None = None
 
     def __init__(
         self,
@@ -93,6 +99,8 @@ class Stepper:
             with self._autocast():
                 total = self.wrapped(batch, carry).total
             total.backward()
+        if self.observer is not None:
+            self.observer.discard()
         self.optimizer.zero_grad(set_to_none=True)
         for buffer, before in zip(self.task.buffers(), kept, strict=True):
             buffer.copy_(before)
@@ -137,15 +145,20 @@ class Stepper:
             self.scaler.unscale_(self.optimizer)
         norm, everything = self._norms()
         skipped = not self._all_finite(total, everything)
+        if self.observer is not None:
+            scale = self.scaler.get_scale() if self.scaler is not None else 1.0
+            self.observer.gradients(norm, loss_scale=scale, skipped=skipped)
         if not skipped and self.max_norm is not None:
             factor = torch.clamp(self.max_norm / (norm + 1e-6), max=1.0)
             torch._foreach_mul_(_gradients(self.clipped), factor)
         if self.scaler is not None:
             if not skipped:
-                self.scaler.step(self.optimizer)
+                with self._looked_at():
+                    self.scaler.step(self.optimizer)
             self.scaler.update()  # halves after an overflow that unscale_ saw, doubles after 1,000 clean steps
         elif not skipped:
-            self.optimizer.step()
+            with self._looked_at():
+                self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.parallel.after_update()
         joined = {name: torch.cat([part[name] for part in carries]) for name in carries[0]}
@@ -159,6 +172,9 @@ class Stepper:
         if len(self.clipped) == len(self.parameters):
             return norm, norm
         return norm, torch.nn.utils.get_total_norm(_gradients(self.parameters))
+
+    def _looked_at(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.observer is None else self.observer.around()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision.dtype is None:
