@@ -5,8 +5,8 @@
 One setting for all: two layers at BIGLSTM's proportions (units : projection = 8 : 1, rank = units / 16), trained with
 the full softmax, Adam with a rate that falls linearly to 0, and no dropout; perplexity of the whole test split. (SGD
 and f-lm's Adagrad need several times the words to get beyond a table of word counts, and so does a sampled softmax,
-whose rare rows have been drawn a few times only.) The state is zeroed before each sentence: where it never is, cells of a
-young model run far off over thousands of words, the model grows into that, and is worthless from a state of zeros.
+whose rare rows have been drawn a few times only.) The state is zeroed before each sentence: where it never is, cells of
+a young model run far off over thousands of words, it grows into that, and is worth nothing from a state of zeros.
 
 * *rate*: of three, by the perplexity of the first corpus's validation split (20,000 words) after a quarter of the
   words, on a seed that is scored nowhere: the same small budget for every map, at the dense model's units.
