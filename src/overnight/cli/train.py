@@ -122,7 +122,7 @@ def _parse(target: str, argv: list[str]) -> tuple[Launch, Path, Callable[[], "Ru
     if path.is_file():
         if launch.resume:
             raise UserError(f"{path} is a file.", f"Name the run folder: overnight train {path.parent} --resume.")
-        stem = path.resolve().parent.name
+        stem = path.resolve().parent.name if path.name == "run.json" else path.stem
         return launch, launch.out or _default_folder(stem), lambda: _read_run(path, launch.trust)
     if launch.out is not None:
         raise UserError("--resume goes on in the run's own folder.", "Leave out --out.")

@@ -273,14 +273,14 @@ def _of_dtype(average: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> d
 
 
 def read_run_json(run: Path) -> dict[str, Any]:
-    """run.json of a run folder.
+    """run.json of a run folder, or a file like it of any name.
 
     Raises:
         UserError: if it is missing, unreadable, or of another format.
     """
     from overnight.train.run import FORMAT
 
-    path = run / "run.json" if run.is_dir() or run.name != "run.json" else run
+    path = run if run.is_file() else run / "run.json"
     try:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = settings.get("format")

@@ -1,0 +1,37 @@
+"""The largest batch that a run's data can give."""
+
+from overnight.errors import UserError
+from overnight.train.build import construct
+from overnight.train.run import Run
+
+MOST = 2**24
+
+
+def largest_data_batch(run: Run, most: int = MOST) -> int:
+    """By trying: doubled until the data refuse, and then closed in on.
+
+    Args:
+        run: whose data; they are opened at its own batch first.
+        most: at which to stop.
+
+    Raises:
+        UserError: if they refuse the run's own batch.
+    """
+    fits = run.global_batch_size
+    construct("data", run.data, lanes=fits, seed=run.seed)
+    refused = None
+    while refused is None and fits < most:
+        larger = min(2 * fits, most)
+        fits, refused = (larger, None) if _gives(run, larger) else (fits, larger)
+    while refused is not None and refused - fits > 1:
+        middle = (fits + refused) // 2
+        fits, refused = (middle, refused) if _gives(run, middle) else (fits, middle)
+    return fits
+
+
+def _gives(run: Run, batch: int) -> bool:
+    try:
+        construct("data", run.data, lanes=batch, seed=run.seed)
+    except UserError:
+        return False
+    return True
