@@ -31,6 +31,15 @@ def perplexity(nats: float, count: int) -> float:
     return math.exp(mean) if mean < 700 else math.inf
 
 
+def rmse(squared: float, count: int) -> float:
+    """Summed squared error over a count of ratings → its root mean.
+
+    >>> rmse(8.0, 2)
+    2.0
+    """
+    return math.sqrt(squared / count) if count else math.nan
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a run is judged by.
@@ -39,7 +48,7 @@ class Metric:
         name: key in the run folder's records.
         title: in words.
         counted: what the targets are.
-        of: (summed nats, count) → value; None where it does not follow from the loss.
+        of: (summed nats or squared errors, count) → value; None where it does not follow from the loss.
         higher_is_better: otherwise the lower, the better.
     """
 
@@ -64,6 +73,7 @@ METRICS = {
     "bits_per_byte": Metric("bits_per_byte", "bits per byte", "bytes", bits_per_byte),
     "perplexity": Metric("perplexity", "perplexity", "words", perplexity),
     "accuracy": Metric("accuracy", "accuracy", "images", higher_is_better=True),
+    "rmse": Metric("rmse", "RMSE", "ratings", rmse),
 }
 """By name: a task says which is its own (``metric``)."""
 

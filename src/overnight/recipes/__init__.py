@@ -12,6 +12,7 @@ RECIPES = {
     "builtin": "overnight.recipes.builtin:builtin",
     "mnist-lstm": "overnight.recipes.mnist_lstm:mnist_lstm",
     "word-lm": "overnight.recipes.word_lm:word_lm",
+    "recommender": "overnight.recipes.recommender:recommender",
     "gnmt": "overnight.recipes.gnmt:gnmt",
 }
 

@@ -38,7 +38,7 @@ class RatingBatch:
         hidden_N: bool; those that the model does not see and is asked for. None hides none.
         dense_M: int64, items of the dense pass; None is all.
         repetition: 0 for a batch of ratings; 1 and more for a dense pass after it.
-        ratings: N, and ``users``: B, both known on the host.
+        ratings, users, hidden: N, B and how many ratings are hidden, all known on the host.
     """
 
     user_B: Tensor
@@ -50,6 +50,7 @@ class RatingBatch:
     repetition: int = 0
     ratings: int = 0
     users: int = 0
+    hidden: int = 0
 
     def to(self, device: torch.device) -> RatingBatch:
         """The batch on a device; through pinned memory to a GPU, so that the copy waits for nothing."""
@@ -121,6 +122,7 @@ class RatingBatches:
         self.repetitions, self.dense_items = repetitions, dense_items
         self.digest = matrix.digest
         self.steps_per_epoch = len(self.active) / batch * (1 + repetitions)
+        self.length = round(len(matrix) / len(self.active))
         self._permutation = lru_cache(maxsize=2)(self._draw)
 
     def users(self, step: int, first: int = 0, count: int | None = None) -> Indices:
@@ -147,7 +149,7 @@ class RatingBatches:
         repetition = step % (1 + self.repetitions)
         return RatingBatch(
             found.user_B, found.offset_B, found.item_N, found.value_N, hidden, dense, repetition, found.ratings,
-            found.users,
+            found.users, 0 if hidden is None else int(hidden.sum()),
         )  # fmt: skip
 
     def _samples(self, step: int, first: int, count: int | None) -> Indices:

@@ -1,0 +1,177 @@
+"""RMSE of a recommender on ratings that it was not trained on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from overnight.data.ratings.batches import gather
+from overnight.data.ratings.loading import load_ratings
+from overnight.data.ratings.settings import RatingSettings
+from overnight.data.ratings.table import RatingMatrix
+from overnight.errors import UserError
+
+CALL_USERS = 512
+"""Users of one call of the model; the result does not depend on it."""
+RESIDUAL_USERS = 256
+"""Users whose fixed-point residual is measured."""
+
+
+@dataclass(frozen=True)
+class HeldOutRatings:
+    """Errors on held-out ratings.
+
+    Attributes:
+        rmse: √ of the mean squared error.
+        low, high: its 95 % confidence interval over users (they are what varies, not the ratings of one).
+        mae: mean absolute error.
+        ratings, users: how many were scored.
+        seconds: wall time.
+    """
+
+    rmse: float
+    low: float
+    high: float
+    mae: float
+    ratings: int
+    users: int
+    seconds: float
+
+
+def predictions(
+    model: nn.Module, shown: RatingMatrix, wanted: RatingMatrix, autocast: torch.dtype | None = None
+) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, Tensor]]:
+    """What a model says of all ratings of ``wanted``, many users at a time.
+
+    Args:
+        model: a ``RatingAutoencoder``; it is in evaluation mode meanwhile.
+        shown: ratings that it sees; rows and columns as in ``wanted``.
+        wanted: which are asked for.
+        autocast: dtype of ``torch.autocast``.
+
+    Yields:
+        Rows of users, where each one's ratings start [B + 1], and the predictions [N], in the order of ``wanted``.
+    """
+    device, training = next(model.parameters()).device, model.training
+    asked = np.flatnonzero(wanted.counts)
+    model.eval()
+    try:
+        for at in range(0, len(asked), CALL_USERS):
+            users_B = asked[at : at + CALL_USERS]
+            seen, cells = gather(shown, users_B).to(device), gather(wanted, users_B).to(device)
+            with torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
+                said_N = model(seen.offset_B, seen.item_N, seen.value_N, cells.offset_B, cells.item_N)
+            yield users_B, cells.offset_B.cpu(), said_N.double().cpu()
+    finally:
+        model.train(training)
+
+
+def evaluate_ratings(
+    model: nn.Module, shown: RatingMatrix, wanted: RatingMatrix, *, autocast: torch.dtype | None = None
+) -> HeldOutRatings:
+    """Errors over all ratings of ``wanted``, each predicted from the same user's ratings in ``shown``.
+
+    Raises:
+        UserError: if there is no rating to score.
+    """
+    began = time.perf_counter()
+    if not len(wanted):
+        raise UserError("There is no held-out rating to score.", "Hold some out, or name a file of them.")
+    squared, counts, absolute = [], [], 0.0
+    for users_B, offset_B, said_N in predictions(model, shown, wanted, autocast):
+        _, places = wanted.cells(users_B)
+        error_N = said_N.numpy() - wanted.values[places].astype(np.float64)
+        squared.append(np.add.reduceat(error_N**2, offset_B[:-1].numpy()))
+        counts.append(np.diff(offset_B.numpy()))
+        absolute += float(np.abs(error_N).sum())
+    squared_U, count_U = np.concatenate(squared), np.concatenate(counts)
+    rmse, low, high = rmse_interval(squared_U, count_U)
+    ratings = int(count_U.sum())
+    return HeldOutRatings(rmse, low, high, absolute / ratings, ratings, len(count_U), time.perf_counter() - began)
+
+
+def rmse_interval(
+    squared_U: npt.NDArray[np.float64], count_U: npt.NDArray[np.int64], z: float = 1.96
+) -> tuple[float, float, float]:
+    """RMSE and its interval over users: that of a ratio of two sums, √ of its ends; NaN for one user.
+
+    >>> [round(end, 3) for end in rmse_interval(np.array([4.0, 4.0, 4.0]), np.array([1, 1, 1]))]
+    [2.0, 2.0, 2.0]
+    """
+    total, count, users = float(squared_U.sum()), float(count_U.sum()), len(count_U)
+    mean = total / count
+    if users < 2:
+        return math.sqrt(mean), math.nan, math.nan
+    spread = float(((squared_U - mean * count_U) ** 2).sum()) * users / (users - 1)
+    half = z * math.sqrt(spread) / count
+    return math.sqrt(mean), math.sqrt(max(0.0, mean - half)), math.sqrt(mean + half)
+
+
+@torch.no_grad()
+def fixed_point_residual(model: Any, shown: RatingMatrix) -> float:
+    """‖f(f(x)) - f(x)‖ / √cells over the first users with ratings, in units of the ratings: 0 of an ideal autoencoder."""
+    device, training = next(model.parameters()).device, model.training
+    users_B = np.flatnonzero(shown.counts)[:RESIDUAL_USERS]
+    seen = gather(shown, users_B).to(device)
+    model.eval()
+    try:
+        once = model.dense(model.hidden(seen.offset_B, seen.item_N, seen.value_N))
+        twice = model.dense(model.hidden_dense(once))
+    finally:
+        model.train(training)
+    return float((twice - once).double().square().mean().sqrt())
+
+
+def heldout_ratings(
+    *,
+    model: nn.Module,
+    autocast_dtype: torch.dtype | None,
+    final: bool,
+    corpus: str,
+    split: str = "test",
+    settings: Any = RatingSettings,
+    valid: str = "",
+    test: str = "",
+) -> dict[str, Any]:
+    """RMSE on a split, from the training ratings, as a line of eval.jsonl; the last evaluation is like the others.
+
+    ``cold`` ratings, of users or items without a training rating, are not among those scored; ``rmse_with_cold`` counts
+    them as answered by the training mean.
+
+    Args:
+        model, autocast_dtype, final: the trainer's.
+        corpus, split, settings, valid, test: what is held out (see ``rating_batches``).
+    """
+    splits = load_ratings(corpus, settings(), valid=valid, test=test)
+    found = evaluate_ratings(model, splits.train, splits.split(split), autocast=autocast_dtype)
+    dropped = splits.dropped.get(split, {"ratings": 0, "squared_error": 0.0})
+    squared = found.rmse**2 * found.ratings + dropped["squared_error"]
+    return {
+        "split": split,
+        "rmse": found.rmse,
+        "low": found.low,
+        "high": found.high,
+        "mae": found.mae,
+        "ratings": found.ratings,
+        "users": found.users,
+        "cold": dropped["ratings"],
+        "rmse_with_cold": math.sqrt(squared / (found.ratings + dropped["ratings"])),
+        "fixed_point_residual": fixed_point_residual(model, splits.train),
+    }
+
+
+def mean_baseline(
+    *, corpus: str, split: str = "test", settings: Any = RatingSettings, valid: str = "", test: str = ""
+) -> list[dict[str, Any]]:
+    """RMSE of answering always with the training mean."""
+    splits = load_ratings(corpus, settings(), valid=valid, test=test)
+    error_N = splits.split(split).values.astype(np.float64) - splits.train.mean
+    return [{"name": "the mean of all ratings", "rmse": float(np.sqrt((error_N**2).mean()))}]
