@@ -10,6 +10,7 @@ COMMANDS = {
     "prepare": "text, json, csv or parquet → a corpus folder",
     "train": "train a recipe, resume a run, or run a run.json again",
     "probe": "a baseline trained a short while → noise scale, relative steps, samples a second",
+    "scale": "a tuned baseline → a recipe for another batch, what it will cost, and why",
     "evaluate": "exact held-out bits per byte of a run",
     "translate": "a sentence a line → translations",
     "generate": "stream text from a run's model",

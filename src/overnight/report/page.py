@@ -18,7 +18,7 @@ from overnight.report.settings import commands_of, rows_of
 from overnight.report.texts import texts_of
 from overnight.report.transfer import read_transfers
 
-_TEMPLATES = Path(__file__).parent / "template"
+TEMPLATES = Path(__file__).parent / "template"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> P
         target = entries[0].record.path / "report" / "index.html"
     else:
         target = Path("overnight-report.html")
-    _write(target, render(entries))
+    write_page(target, render(entries))
     return target
 
 
@@ -68,7 +68,7 @@ def render(entries: Sequence[Entry]) -> str:
         raise UserError("The report needs jinja2.", "Install it with: pip install 'overnight[report]'") from error
     measure = measure_of(entries)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -146,8 +146,12 @@ def _bar(name: str, run: int, final: Evaluation, value: float, full: float) -> B
     return Bar(name, run, value, value / full, low, high)
 
 
-def _write(target: Path, html: str) -> None:
-    """Write aside, sync and rename, so that no reader ever meets half a page."""
+def write_page(target: Path, html: str) -> None:
+    """Write aside, sync and rename, so that no reader ever meets half a page.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     if target.is_dir():
         raise UserError(f"{target} is a folder.", "Give --out the name of a file, such as report.html.")
     aside: str | None = None

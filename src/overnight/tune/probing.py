@@ -115,6 +115,9 @@ def probe(run: Run, how: Probing | None = None, tell: Callable[[str], None] = la
             preconditioned=None if adam is None else Noise.of(adam),
             relative_step=moves.relative_step,
             layers=moves.layers,
+            matrices=tuple(
+                name for name, p in parts.task.model.named_parameters() if p.ndim > 1 and name in moves.layers
+            ),
             clip=clip,
             throughput=curve,
             critical_batch=None if critical is None else _as_noise(critical),

@@ -48,7 +48,7 @@ class Probe:
         targets_per_sample: what one sample's loss sums over.
         noise: raw.
         preconditioned: of the update of an Adam-like optimizer; None for others.
-        relative_step: ‖Δw‖ / ‖w‖ of all weights; ``layers`` of each.
+        relative_step: ‖Δw‖ / ‖w‖ of all weights; ``layers`` of each; ``matrices`` are those that a trust ratio adapts.
         clip: share of clipped steps, and the mean factor on the gradient; None if nothing is clipped.
         throughput: samples a second as a function of batch, on one device; None if it was left out.
         critical_batch: by branched runs, with its interval; None if it was left out.
@@ -70,6 +70,7 @@ class Probe:
     preconditioned: Noise | None
     relative_step: float
     layers: Mapping[str, float]
+    matrices: tuple[str, ...]
     clip: tuple[float, float] | None
     throughput: Throughput | None = None
     critical_batch: Noise | None = None
@@ -106,7 +107,7 @@ class Probe:
             values["throughput"] = Throughput(
                 points, line["stopped_by"], line["overhead_seconds"], line["seconds_per_sample"]
             )
-        for name in ("loss", "clip"):
+        for name in ("loss", "clip", "matrices"):
             values[name] = None if values[name] is None else tuple(values[name])
         return cls(**values)
 
