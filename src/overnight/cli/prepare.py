@@ -24,7 +24,8 @@ class Arguments:
 
     Reads .txt .json .jsonl .ndjson .csv .tsv .parquet, each also .gz or .zst. An interrupted run leaves nothing that
     looks finished; the same command goes on where it stopped. With --words: a vocabulary and ids instead of bytes;
-    with --pairs: texts and their translations. overnight prepare --words --help and --pairs --help say more.
+    with --pairs: texts and their translations; with --bert: word pieces and sentences. overnight prepare --words --help,
+    --pairs --help and --bert --help say more.
     """
 
     src: Annotated[Positional[tuple[str, ...]], arg(metavar="SRC...")] = ()
@@ -113,6 +114,10 @@ def main(argv: list[str]) -> int:
         from overnight.cli.prepare_pairs import main as prepare_pairs
 
         return prepare_pairs([argument for argument in argv if argument != "--pairs"])
+    if "--bert" in argv:
+        from overnight.cli.prepare_bert import main as prepare_bert
+
+        return prepare_bert([argument for argument in argv if argument != "--bert"])
     arguments = tyro.cli(FlagCreatePairsOff[Arguments], args=argv, prog="overnight prepare")
     if not arguments.out:
         raise UserError("No folder for the corpus was given.", "Add --out DIR.")
