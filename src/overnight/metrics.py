@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from overnight.errors import UserError
@@ -79,7 +79,7 @@ METRICS = {
 
 
 def metric_of(task: Any) -> Metric:
-    """What a task's runs are judged by.
+    """What a task's runs are judged by; its ``counted``, if it has one, says what it counts in the place of the metric's.
 
     Raises:
         UserError: if it names a metric that there is not.
@@ -87,4 +87,5 @@ def metric_of(task: Any) -> Metric:
     name = getattr(task, "metric", "bits_per_byte")
     if name not in METRICS:
         raise UserError(f"There is no metric {name!r}.", f"A task's metric is one of {', '.join(METRICS)}.")
-    return METRICS[name]
+    counted = getattr(task, "counted", METRICS[name].counted)
+    return replace(METRICS[name], counted=counted)

@@ -13,7 +13,8 @@ from overnight.errors import UserError
 from overnight.metrics import metric_of
 from overnight.train.asynchronous import is_asynchronous, train_asynchronously
 from overnight.train.budget import Budget
-from overnight.train.build import Parts, build
+from overnight.train.build import Parts, build, construct
+from overnight.train.components import Component
 from overnight.train.console import ConsoleSink, print_prologue
 from overnight.train.distributed import World, start_world
 from overnight.train.ending import run_to_end
@@ -63,6 +64,8 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
     """
     options, folder = options or Options(), Path(folder)
     if is_asynchronous(run):
+        if run.start is not None:
+            raise UserError("A run with --parallel async begins anew.", "Leave out start, or --parallel.")
         return train_asynchronously(run, folder, options)
     with start_world(options.device, group=run.parallel is not None) as world, ExitStack() as stack:
         world.together(run.check)
@@ -83,6 +86,8 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
             decided = decided_options(run)
             restore(folder, options.checkpoint, state, stepper, world, run.global_batch_size, decided, parts.ema)
             budget.observe(state.applied, state.seconds)
+        elif run.start is not None:
+            _start(run.start, parts, world)
         sinks: list[Sink] = []
 
         resumed = state if resuming else None
@@ -99,6 +104,14 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
             shown = ConsoleSink(lambda: budget.fraction(state.step, state.seconds), loop.seconds_left)
             _add(sinks, shown, stack)
         return run_to_end(loop)
+
+
+def _start(start: Component, parts: Parts, world: World) -> None:
+    """Put in what the run begins with; an average of the weights begins there too."""
+    model = parts.task.model
+    world.together(lambda: construct("start", start, model=model, optimizer=parts.optimizer))
+    if parts.ema is not None:
+        parts.ema.load(dict(model.named_parameters()))
 
 
 def open_records(

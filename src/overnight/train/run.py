@@ -55,6 +55,8 @@ GIVEN = {
     "ema.model": "model",
     "ema.batch": "global_batch_size",
     "sample.model": "model",
+    "start.model": "model",
+    "start.optimizer": "optimizer",
     "parallel.module": "model",
     "parallel.data": "data",
     "parallel.seed": "seed",
@@ -63,7 +65,7 @@ GIVEN = {
 }
 """Arguments of components that the trainer gives, and what they follow from."""
 
-OPTIONAL = ("evaluate", "sample", "baselines", "param_groups", "ema", "parallel")
+OPTIONAL = ("evaluate", "sample", "start", "baselines", "param_groups", "ema", "parallel")
 """Components that may be None."""
 
 
@@ -95,6 +97,8 @@ class Run:
         keep_last: checkpoints kept, beside the best.
         max_skipped: so many skipped steps in a row stop the run.
         threads: CPU threads of torch; None leaves torch's choice.
+        start: (model, optimizer) → None: puts in what the run begins with (``overnight.train.start.from_run``); None
+            begins anew.
         ema: (model, batch) → ``overnight.train.average.WeightAverage``: what is evaluated in the place of the weights.
         parallel: (module, data, seed, loss_scale, optimizer) → how ranks train together (``overnight.train.parallel``);
             None is DDP.
@@ -126,6 +130,7 @@ class Run:
     threads: int | None = None
     param_groups: Component | None = None
     notes: tuple[str, ...] = field(default=())
+    start: Component | None = None
     ema: Component | None = None
     parallel: Component | None = None
 
