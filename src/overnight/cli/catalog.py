@@ -7,6 +7,7 @@ import tyro
 from overnight.recipes import RECIPES, find
 from overnight.recipes.byte_presets import PRESETS
 from overnight.recipes.gnmt_presets import PRESETS as GNMT_PRESETS
+from overnight.recipes.image_presets import ALEXNETS, RESNETS
 from overnight.recipes.word_presets import PRESETS as WORD_PRESETS
 
 
@@ -40,3 +41,11 @@ def list_recipes() -> None:
             f"  {name:<12}  {pairs.layers} + {pairs.layers} × {pairs.hidden_size:>4} units, "
             f"batch {pairs.batch:>3} pairs, rate {pairs.lr:.2g}, {pairs.epochs:g} epochs: {pairs.about}"
         )
+    for recipe, images in (("resnet", RESNETS), ("alexnet", ALEXNETS)):
+        print(f"\nPresets of {recipe} (--preset NAME):\n")
+        for name, image in images.items():
+            first, tuned = next(iter(image.tuned.items()))
+            print(
+                f"  {name:<14}  {image.size:>3} × {image.size:<3} pixels, {first}, batch {tuned.batch:>3}, "
+                f"rate {tuned.lr:g}, {image.epochs:g} epochs: {image.about}"
+            )

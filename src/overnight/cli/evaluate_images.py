@@ -15,7 +15,7 @@ def evaluate_image_run(options: "Evaluate") -> int:
     import torch
 
     from overnight.cli.evaluate import progress_bar
-    from overnight.data.images.memory import read_images
+    from overnight.data.images.sources import open_images
     from overnight.errors import UserError
     from overnight.evaluate.images import evaluate_images, image_baselines
     from overnight.train.checkpoint import load_model
@@ -31,8 +31,11 @@ def evaluate_image_run(options: "Evaluate") -> int:
     if folder is None:
         raise UserError(f"{options.run} does not say which images it was trained on.", "Name a folder with --data.")
     settings = loaded.run["run"].get("data", {}).get("kwargs", {})
-    part: dict[str, Any] = {name: settings[name] for name in ("valid", "classes") if name in settings}
-    images = read_images(folder, options.split, **part)
+    names = ("valid", "classes", "size", "bad_images")
+    part: dict[str, Any] = {name: settings[name] for name in names if name in settings}
+    margin = (loaded.run["run"].get("evaluate") or {}).get("kwargs", {}).get("margin")
+    part |= {"margin": margin} if margin is not None else {}
+    images = open_images(folder, options.split, **part)
     with progress_bar() as progress:
         autocast = choose_precision(device, options.precision).dtype
         found = evaluate_images(loaded.model.to(device), images, autocast=autocast, on_progress=progress)

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from overnight.data.images.memory import LabelledImages, read_images
+from overnight.data.images.batches import Images
+from overnight.data.images.sources import open_images
+from overnight.data.images.stored import Bad
 
 CALL_IMAGES = 1000
 """Images of one call of the model; the result does not depend on it."""
@@ -39,7 +42,7 @@ class HeldOutImages:
 @torch.no_grad()
 def evaluate_images(
     model: nn.Module,
-    images: LabelledImages,
+    images: Images,
     *,
     autocast: torch.dtype | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -47,13 +50,13 @@ def evaluate_images(
     """Accuracy and loss over all images, each scored once.
 
     Args:
-        model: images [B, H, W] → logits [B, K]; it is in evaluation mode meanwhile.
-        images: usually ``read_images(folder, "test")``.
+        model: images [B, H, W] or [B, H, W, C] → logits [B, K]; it is in evaluation mode meanwhile.
+        images: usually ``open_images(folder, "test")``.
         autocast: dtype of ``torch.autocast``; None computes in the model's own.
         on_progress: called with the images scored, and all there are.
 
     Example:
-        ``evaluate_images(model, read_images("mnist", "test")).accuracy``
+        ``evaluate_images(model, open_images("mnist", "test")).accuracy``
     """
     began, device = time.perf_counter(), next(model.parameters()).device
     right, nats = 0, 0.0
@@ -62,9 +65,10 @@ def evaluate_images(
     try:
         for start in range(0, len(images), CALL_IMAGES):
             stop = min(start + CALL_IMAGES, len(images))
-            label_B = images.labels[start:stop].to(device)
+            image_BHW, label_B = images.read(np.arange(start, stop))
+            label_B = label_B.to(device)
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                logits_BK = model(images.images[start:stop].to(device))
+                logits_BK = model(image_BHW.to(device))
             logits_BK = logits_BK.double()
             right += int((logits_BK.argmax(1) == label_B).sum())
             nats += float(F.cross_entropy(logits_BK, label_B, reduction="sum"))
@@ -97,15 +101,18 @@ def heldout_images(
     corpus: str,
     split: str = "test",
     valid: int = 0,
-    classes: int = 10,
+    classes: int | None = None,
+    size: int | None = None,
+    margin: float = 1.0,
+    bad_images: Bad = "stop",
 ) -> dict[str, Any]:
     """Accuracy on a split, as a line of eval.jsonl; the last evaluation of a run is like the others.
 
     Args:
         model, autocast_dtype, final: the trainer's.
-        corpus, split, valid, classes: what is held out (see ``read_images``).
+        corpus, split, valid, classes, size, margin, bad_images: what is held out (see ``open_images``).
     """
-    images = read_images(corpus, split, valid=valid, classes=classes)
+    images = open_images(corpus, split, valid=valid, classes=classes, size=size, margin=margin, bad_images=bad_images)
     found = evaluate_images(model, images, autocast=autocast_dtype)
     return {
         "split": split,
@@ -117,9 +124,27 @@ def heldout_images(
     }
 
 
-def image_baselines(*, corpus: str, split: str = "test", valid: int = 0, classes: int = 10) -> list[dict[str, Any]]:
-    """The accuracy of naming always the class that is the most frequent one in training."""
-    counts = read_images(corpus, "train", valid=valid, classes=classes).labels.bincount(minlength=classes)
-    labels = read_images(corpus, split, valid=valid, classes=classes).labels
-    share = float((labels == counts.argmax()).double().mean())
+def image_baselines(
+    *,
+    corpus: str,
+    split: str = "test",
+    valid: int = 0,
+    classes: int | None = None,
+    size: int | None = None,
+    margin: float = 1.0,
+    bad_images: Bad = "stop",
+) -> list[dict[str, Any]]:
+    """The accuracy of naming always the class that is the most frequent one in training.
+
+    Args:
+        corpus, split, valid, classes, size, margin, bad_images: as ``heldout_images`` takes them.
+    """
+
+    def labels(part: str) -> Tensor:
+        # the pixels are not asked for, so files that are not held anyway stay unread
+        return open_images(
+            corpus, part, valid=valid, classes=classes, size=size, margin=margin, bad_images=bad_images, in_files=True
+        ).labels
+
+    share = float((labels(split) == labels("train").bincount().argmax()).double().mean())
     return [{"name": "the most frequent class", "accuracy": share}]

@@ -11,9 +11,12 @@ RECIPES = {
     "byte-lm": "overnight.recipes.byte_lm:byte_lm",
     "builtin": "overnight.recipes.builtin:builtin",
     "mnist-lstm": "overnight.recipes.mnist_lstm:mnist_lstm",
+    "resnet": "overnight.recipes.resnet:resnet",
+    "alexnet": "overnight.recipes.alexnet:alexnet",
     "word-lm": "overnight.recipes.word_lm:word_lm",
     "recommender": "overnight.recipes.recommender:recommender",
     "gnmt": "overnight.recipes.gnmt:gnmt",
+    "bert": "overnight.recipes.bert:bert",
 }
 
 

@@ -22,6 +22,8 @@ class WeightAverage:
         decay: d, a half-life of ln 2 / (1 - d) updates.
         half_life_samples: d = 0.5^(batch / half_life), the same average for every batch; instead of ``decay``.
         only: beginnings of the names of the parameters that are averaged; all without.
+        buffers: average floating-point buffers too, such as the running statistics of batch norms, which are those of
+            the weights as they are.
 
     Raises:
         UserError: unless exactly one of ``decay`` and ``half_life_samples`` is given, in its range, or if ``only``
@@ -48,6 +50,7 @@ class WeightAverage:
         decay: float | None = None,
         half_life_samples: float | None = None,
         only: Sequence[str] = (),
+        buffers: bool = False,
     ) -> None:
         if (decay is None) == (half_life_samples is None):
             raise UserError("An average of weights takes a decay or a half-life.", "Give decay or half_life_samples.")
@@ -58,11 +61,15 @@ class WeightAverage:
         if decay is None or not 0.0 <= decay < 1.0:
             raise UserError(f"decay={decay} is no average.", "Take 0 (the weights themselves) to below 1.")
         prefixes = (only,) if isinstance(only, str) else tuple(only)
-        named = {name: p for name, p in model.named_parameters() if not prefixes or name.startswith(prefixes)}
+        every: dict[str, Tensor] = dict(model.named_parameters())
+        if buffers:
+            saved = model.state_dict()
+            every |= {name: b for name, b in model.named_buffers() if name in saved and b.is_floating_point()}
+        named = {name: p for name, p in every.items() if not prefixes or name.startswith(prefixes)}
         if not named:
             raise UserError(f"only={prefixes} names no parameter.", f"There are {_heads(model)}.")
         self.decay = decay
-        self._parameters: dict[str, nn.Parameter] = named
+        self._parameters = named
         wide = {name: torch.promote_types(p.dtype, torch.float32) for name, p in named.items()}
         self.weights = {name: p.detach().to(wide[name], copy=True) for name, p in named.items()}
 

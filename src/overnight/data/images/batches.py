@@ -3,20 +3,28 @@
 Samples are counted over the whole run: sample s is image π_e(s mod N) of epoch e = s // N, where π_e is a permutation
 drawn from (seed, e). Step t of batch B reads samples t·B to (t + 1)·B. So every batch is whole, every image is seen
 once an epoch whatever B is, and the batch at the end of an epoch is filled up from the beginning of the next: none is
-dropped and none is smaller. An epoch is N / B steps, which need not be a whole number.
+dropped and none is smaller. An epoch is N / B steps, which need not be a whole number. Augmentation is a function of
+(seed, s) too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Protocol
+from functools import lru_cache, partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from overnight.data.images.memory import read_images
+from overnight.data.images.ahead import Ahead
+from overnight.data.images.augment import ResizedCrop, crop_flip, draws
+from overnight.data.images.sources import open_images
+from overnight.data.images.stored import Bad, StoredImages
 from overnight.errors import UserError
+
+Augment = Callable[[Any, npt.NDArray[np.int64], npt.NDArray[np.float64]], tuple[Tensor, Tensor]]
+"""(images, places, four uniform numbers of each) → images and labels."""
 
 
 class Images(Protocol):
@@ -34,10 +42,10 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Shapes: B images, H × W pixels.
+    """Shapes: B images, H × W pixels, C channels.
 
     Attributes:
-        image_BHW: uint8.
+        image_BHW: uint8; of colour [B, H, W, C].
         label_B: int64.
     """
 
@@ -59,7 +67,8 @@ class ImageBatches:
     Args:
         images: what they are drawn from.
         batch: B, over all ranks.
-        seed: of the permutations.
+        seed: of the permutations and of augmentation.
+        augment: of the images; None for them as they are.
 
     Raises:
         UserError: if the batch is less than 1 or more than there are images.
@@ -74,7 +83,7 @@ class ImageBatches:
         True
     """
 
-    def __init__(self, images: Images, batch: int, *, seed: int = 0) -> None:
+    def __init__(self, images: Images, batch: int, *, seed: int = 0, augment: Augment | None = None) -> None:
         if batch < 1:
             raise UserError(f"A batch of {batch} images cannot be read.", "Take at least 1.")
         if batch > len(images):
@@ -82,7 +91,7 @@ class ImageBatches:
                 f"There are {len(images):,} images, too few for a batch of {batch:,}.",
                 f"The largest batch that fits is {len(images)}.",
             )
-        self.images, self.batch, self.seed = images, batch, seed
+        self.images, self.batch, self.seed, self.augment = images, batch, seed, augment
         self.digest = images.digest
         self.steps_per_epoch = len(images) / batch
         self._permutation = lru_cache(maxsize=2)(self._draw)
@@ -101,23 +110,70 @@ class ImageBatches:
 
     def at(self, step: int, first: int = 0, count: int | None = None) -> ImageBatch:
         """The images ``first`` to ``first + count`` (a rank's, or a micro-batch's share) of the batch of a step."""
-        return ImageBatch(*self.images.read(self.indices(step, first, count)))
+        indices = self.indices(step, first, count)
+        if self.augment is None:
+            return ImageBatch(*self.images.read(indices))
+        uniform = draws(self.seed, step * self.batch + first, len(indices))
+        return ImageBatch(*self.augment(self.images, indices, uniform))
 
     def _draw(self, epoch: int) -> npt.NDArray[np.int64]:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
 
 
-def image_batches(*, corpus: str, lanes: int, seed: int, valid: int = 0, classes: int = 10) -> ImageBatches:
+def image_batches(
+    *,
+    corpus: str,
+    lanes: int,
+    seed: int,
+    valid: int = 0,
+    classes: int | None = None,
+    size: int | None = None,
+    augment: str = "none",
+    padding: int = 4,
+    flip: bool = True,
+    bad_images: Bad = "stop",
+    workers: int | None = None,
+) -> ImageBatches | Ahead:
     """The training batches of a folder of images, for a run.
 
     Args:
-        corpus: the folder (see ``read_images``).
+        corpus: the folder (see ``open_images``).
         lanes: the batch, over all ranks.
-        seed: of the order.
-        valid: images at the end of the training split that are held out.
-        classes: how many there are.
+        seed: of the order and of augmentation.
+        valid, classes, size, bad_images, workers: see ``open_images``.
+        augment: ``none``; ``crop``: out of the image with ``padding`` black pixels around; ``resized``: a random share
+            of the area, resized (image files only, which stay where they are).
+        padding: pixels.
+        flip: mirror half of the images of ``crop``; those of ``resized`` always are.
 
     Raises:
-        UserError: if the files cannot be used or the batch is larger than the data.
+        UserError: if the files cannot be used, the batch is larger than the data, or there is no such augmentation.
     """
-    return ImageBatches(read_images(corpus, "train", valid=valid, classes=classes), lanes, seed=seed)
+    if augment not in ("none", "crop", "resized"):
+        raise UserError(f"There is no augmentation {augment!r}.", "Choose none, crop or resized.")
+    images = open_images(
+        corpus, "train", valid=valid, classes=classes, size=size, bad_images=bad_images, workers=workers,
+        in_files=augment == "resized",
+    )  # fmt: skip
+    change: Augment | None = None
+    if augment == "crop":
+        change = partial(_cropped, padding=padding, flip=flip)
+    elif augment == "resized":
+        if not isinstance(images, StoredImages):
+            raise UserError(f"{corpus} holds small images, not files to cut from.", "Take data.augment=crop.")
+        change = partial(_resized, crop=ResizedCrop(images.size))
+    batches = ImageBatches(images, lanes, seed=seed, augment=change)
+    return Ahead(batches) if isinstance(images, StoredImages) else batches
+
+
+def _cropped(
+    images: Images, indices: npt.NDArray[np.int64], uniform: npt.NDArray[np.float64], *, padding: int, flip: bool
+) -> tuple[Tensor, Tensor]:
+    found, labels = images.read(indices)
+    return crop_flip(found, uniform, padding=padding, flip=flip), labels
+
+
+def _resized(
+    images: StoredImages, indices: npt.NDArray[np.int64], uniform: npt.NDArray[np.float64], *, crop: ResizedCrop
+) -> tuple[Tensor, Tensor]:
+    return images.read_with(indices, [partial(crop, uniform=numbers) for numbers in uniform])

@@ -19,10 +19,10 @@ PARTS = {"train": "train", "test": "t10k"}
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images and the classes that they show. Shapes: N images, H × W pixels.
+    """Images and the classes that they show. Shapes: N images, H × W pixels, C channels.
 
     Attributes:
-        images: uint8 [N, H, W].
+        images: uint8 [N, H, W], or [N, H, W, C].
         labels: int64 [N], 0 to ``classes`` - 1.
         classes: how many there are.
     """
@@ -85,15 +85,24 @@ def read_images(folder: str | Path, split: str = "train", *, valid: int = 0, cla
             "Take the labels that belong to the images.",
         )
     whole = LabelledImages(images, labels, classes)
+    return whole.part(*cut_split(len(whole), split, valid))
+
+
+def cut_split(count: int, split: str, valid: int) -> tuple[int, int]:
+    """Where ``train`` or ``valid`` begins and ends in so many training images, or ``test`` in its own.
+
+    Raises:
+        UserError: if so many cannot be held out.
+    """
     if split == "test":
-        return whole
-    if not 0 <= valid < len(whole) or (split == "valid" and not valid):
+        return 0, count
+    if not 0 <= valid < count or (split == "valid" and not valid):
         raise UserError(
-            f"{valid:,} of {len(whole):,} training images cannot be held out.",
-            f"Take 1 to {len(whole) - 1:,}, or evaluate on the test images.",
+            f"{valid:,} of {count:,} training images cannot be held out.",
+            f"Take 1 to {count - 1:,}, or evaluate on the test images.",
         )
-    cut = len(whole) - valid
-    return whole.part(0, cut) if split == "train" else whole.part(cut, len(whole))
+    cut = count - valid
+    return (0, cut) if split == "train" else (cut, count)
 
 
 def _find(folder: Path, stem: str, dimensions: int) -> Path:
