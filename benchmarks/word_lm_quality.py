@@ -7,7 +7,8 @@ the full softmax, Adam with a rate that rises over 100 updates and falls linearl
 the whole test split. (SGD and f-lm's Adagrad need several times the words to get beyond a table of word counts, and
 so does a sampled softmax, whose rare rows have been drawn a few times only.) The state is zeroed before each
 sentence: where it never is, cells of a young model run far off over thousands of words, it grows into that, and is
-worth nothing from a state of zeros.
+worth nothing from a state of zeros. Factors start as the singular vectors of a dense map (svd): drawn independently,
+they are not past word counts when dense is.
 
 * *rate*: of three, by the perplexity of the first corpus's validation split (20,000 words) after two fifths of
   the words, on a seed that is scored nowhere: the same small budget for every map, at the dense model's units.
@@ -104,6 +105,7 @@ def make(folder: Path, corpus: Path, shape: Shape, lr: float, epochs: float, see
         run = word_lm(
             corpus, gates=shape.gates, output=OUTPUT, batch_size=LANES, length=LENGTH, optimizer="row-adam", lr=lr,
             epochs=epochs, dropout=0.0, reset="sentence", evaluations=0, seed=seed,
+            factor_init="svd" if shape.kind == "factorized" else "independent",
         )  # fmt: skip
         # every map by its own rule: one range for 1,024 and for 3,072 units would favour one of them
         sizes = {"hidden_size": shape.units, "projection": WIDTH, "embedding_size": WIDTH}
