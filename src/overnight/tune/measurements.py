@@ -116,5 +116,5 @@ def micro_batches(share: int, wanted: int | None, world_size: int) -> int:
 
 
 def _divisor(share: int) -> int:
-    """A quarter of the batch where that is a whole number; else the largest part below it that is."""
-    return next(size for size in range(max(1, share // (2 if share < 4 else 4)), 0, -1) if share % size == 0)
+    """Samples of a micro-batch when the batch is cut into four, or into the next best number that divides it."""
+    return next(share // count for count in (4, 3, 5, 6, 2, *range(7, share + 1)) if share % count == 0)

@@ -95,7 +95,7 @@ def returns_end(rungs: list[dict[str, Any]], key: str) -> int | None:
 
     >>> found = ladder(Costs(1, 1e6, 8.0, None), 256)
     >>> returns_end(found, "steps")
-    32
+    64
     """
     values = [(rung["batch"], _slowest(rung[key])) for rung in rungs]
     for (batch, now), (_, twice) in pairwise(values):

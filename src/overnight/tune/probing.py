@@ -113,8 +113,8 @@ def probe(run: Run, how: Probing | None = None, tell: Callable[[str], None] = la
             targets_per_sample=training.targets / (training.made * run.global_batch_size),
             noise=Noise.of(raw),
             preconditioned=None if adam is None else Noise.of(adam),
-            relative_step=moves.relative_step,
-            layers=moves.layers,
+            relative_step=_moved(moves.relative_step),
+            layers={name: _moved(value) for name, value in moves.layers.items()},
             matrices=tuple(
                 name for name, p in parts.task.model.named_parameters() if p.ndim > 1 and name in moves.layers
             ),
@@ -307,3 +307,8 @@ def _as_noise(found: CriticalBatch) -> Noise:
     law = found.law
     usable = law.low > 0 and law.high <= 4.0 * law.low
     return Noise(law.critical_batch, law.low, law.high, usable)
+
+
+def _moved(relative_step: float) -> float:
+    """Not a number stands for steps of rate 0, such as those after a run's end: they move nothing."""
+    return relative_step if math.isfinite(relative_step) else 0.0
