@@ -151,6 +151,10 @@ class DATE:
         self._warm_until: float | None = None if self.warm.steps else 0.0
         self._stretched = False
         self.decisions: list[Decision] = []
+        self.may_grow = True  # a loop that cuts a batch into steps lets it grow between batches only
+        if not self.growth.over:
+            why = f"batch warm-up, at most {self.limits.batch_warmup:.0%} of the run"
+            self._decide("global_batch_size", self.cut.full, self.global_batch_size, why, {})
         self._begin_rate()
         self._apply()
 
@@ -218,17 +222,23 @@ class DATE:
             raise UserError(f"observe was called more than {self.accumulation} times in a step.", "Call step after it.")
         losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
         if len(losses) == self.accumulation:
-            self.observe_step(torch.stack([torch.as_tensor(each) for each in losses]).mean(), loss_scale=loss_scale)
+            self._observed(loss_scale)
 
-    def observe_step(self, loss: Tensor | float, *, loss_scale: float = 1.0) -> None:
-        """In the place of ``observe``: all micro-batches of a step at once; ``loss`` is their mean."""
+    def observe_step(self, *, loss_scale: float = 1.0) -> None:
+        """In the place of ``observe``: all micro-batches of a step at once. The loss is then given to ``step``."""
+        self.measuring.losses = [math.nan] * self.accumulation
+        self._observed(loss_scale)
+
+    def _observed(self, loss_scale: float) -> None:
         if not self._snapshots:  # the weights are still as they were when training began, or went on
             self._keep()
-        self.measuring.losses = [loss.detach() if isinstance(loss, Tensor) else loss] * self.accumulation
         self.measuring.observe(self.global_batch_size, loss_scale)
 
-    def step(self) -> tuple[Decision, ...]:
+    def step(self, loss: Tensor | float | None = None) -> tuple[Decision, ...]:
         """After the optimizer's step: look, decide, and set what the next step trains with. Returns what was decided.
+
+        Args:
+            loss: mean of the step on this rank, if it was not given to ``observe``.
 
         Raises:
             UserError: if ``observe`` was not called ``accumulation`` times, or after too many rollbacks.
@@ -239,8 +249,8 @@ class DATE:
                 f"observe was called {observed} times in this step of {self.accumulation} micro-batches.",
                 "Read date.accumulation before each step, and call observe after each backward.",
             )
-        loss, updated, relative = self.measuring.end_step()
-        wrong = self.sentry.look(loss, updated=updated, relative_step=relative) if self.limits.rollbacks else None
+        mean, updated, relative = self.measuring.end_step(loss)
+        wrong = self.sentry.look(mean, updated=updated, relative_step=relative) if self.limits.rollbacks else None
         self.samples += self.global_batch_size
         self.steps += 1
         if wrong is not None:
@@ -298,7 +308,7 @@ class DATE:
                 self._decide_rate(before, "baseline's · √r" if following.adaptive else "baseline's · r", numbers)
 
     def _grow(self) -> None:
-        if self.growth.over or not self.warm.over:
+        if self.growth.over or not self.warm.over or not self.may_grow:
             return
         batch, following = self.global_batch_size, self.following
         # a run without an end has no share of it: then so many steps from one doubling to the next
@@ -379,7 +389,7 @@ class DATE:
     def _plain(self) -> dict[str, Any]:
         return {
             **{name: getattr(self, name) for name in STATE},
-            "batch": [self.cut.full, self.cut.together, self.growth.index],
+            "batch": [self.cut.full, self.global_batch_size],
             "following": self.following.state_dict(),
             "warm": self.warm.state_dict(),
             "sentry": self.sentry.state_dict(),
@@ -389,7 +399,7 @@ class DATE:
     def _put(self, state: Mapping[str, Any]) -> None:
         for name in STATE:
             setattr(self, name, state[name])
-        self.growth.index = state["batch"][-1]
+        self.growth.reach(state["batch"][-1] / self.cut.together)
         self.following.load_state_dict(state["following"])
         self.warm = WarmUp.from_state(state["warm"])
         self.sentry.load_state_dict(state["sentry"])
@@ -411,8 +421,8 @@ class DATE:
         Raises:
             ValueError: if it is of another batch or other layers.
         """
-        if list(state["batch"][:2]) != [self.cut.full, self.cut.together]:
-            raise ValueError(f"This state is of batch and micro-batches {state['batch'][:2]}, not of this run's.")
+        if state["batch"][0] != self.cut.full:
+            raise ValueError(f"this state is of batch {state['batch'][0]}, not of {self.cut.full}")
         self._put(state)
         self._snapshots = []
         self._apply()

@@ -52,6 +52,10 @@ class BatchGrowth:
         """Whether the batch is the full one."""
         return self.index + 1 == len(self.options)
 
+    def reach(self, accumulation: float) -> None:
+        """Go to the first of the options with at least so many steps."""
+        self.index = next((i for i, each in enumerate(self.options) if each >= accumulation), len(self.options) - 1)
+
     def due(self, noise_scale: float | None, next_batch: float, done: float) -> str | None:
         """Why to grow now, or None.
 

@@ -79,8 +79,14 @@ class Measuring:
         self.updates += 1
         self.updated = True
 
-    def end_step(self) -> tuple[float, bool, float | None]:
-        """Mean loss over all ranks, whether an update was made, and the relative step where it was measured."""
+    def end_step(self, loss: Tensor | float | None) -> tuple[float, bool, float | None]:
+        """Mean loss over all ranks, whether an update was made, and the relative step where it was measured.
+
+        Args:
+            loss: in the place of those that were observed.
+        """
+        if loss is not None:
+            self.losses = [loss.detach() if isinstance(loss, Tensor) else loss]
         seen = self._mean_loss(), self.updated, self.moves.read().relative_step if self._moved else None
         self.losses, self.updated, self._moved = [], False, False
         return seen

@@ -22,7 +22,7 @@ TRUSTED = (
     "overnight.data.pairs.batches.",
     "overnight.data.images.batches.",
     "overnight.data.ratings.batches.",
-    "overnight.data.ratings.settings.",
+    "overnight.data.ratings.RatingSettings",
     "overnight.models.",
     "overnight.tasks.",
     "overnight.evaluate.training.",
@@ -36,6 +36,7 @@ TRUSTED = (
     "overnight.evaluate.masked.",
     "overnight.comm.strategies.",
     "overnight.comm.asynchronous.",
+    "overnight.scaling.",
     "torch.optim.",
     "torch.nn.",
 )

@@ -86,6 +86,9 @@ class ConsoleSink:
     def sample(self, record: Mapping[str, Any]) -> None:
         pass
 
+    def decision(self, record: Mapping[str, Any]) -> None:
+        self.console.print(record["text"], soft_wrap=True, markup=False)
+
     def say(self, sentence: str) -> None:
         """What goes on now, instead of the last step."""
         if self._live is not None:

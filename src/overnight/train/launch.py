@@ -11,6 +11,7 @@ import torch
 
 from overnight.errors import UserError
 from overnight.metrics import metric_of
+from overnight.train.adapt import build_adapt
 from overnight.train.asynchronous import is_asynchronous, train_asynchronously
 from overnight.train.budget import Budget
 from overnight.train.build import Parts, build, construct
@@ -82,9 +83,12 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
         first, count = parts.plan.lanes(world.rank)[0]
         stepper.settle(parts.data.at(0, first, count).to(world.device), parts.task.initial_carry(count))
         budget = Budget(run, parts.data.steps_per_epoch)
+        adapt = world.alike(lambda: build_adapt(run, parts, state, stepper, budget))
+        if adapt is not None:
+            stack.callback(adapt.close)
         if resuming:
             decided = decided_options(run)
-            restore(folder, options.checkpoint, state, stepper, world, run.global_batch_size, decided, parts.ema)
+            restore(folder, options.checkpoint, state, stepper, world, run.global_batch_size, decided, parts.ema, adapt)
             budget.observe(state.applied, state.seconds)
         elif run.start is not None:
             _start(run.start, parts, world)
@@ -98,8 +102,22 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
         )
         stop = stack.enter_context(catch_signals())
         loop = Loop(
-            run, folder, world, parts.plan, stepper, parts.data, budget, state, sinks, stop, parts.peaks, parts.ema
+            run,
+            folder,
+            world,
+            parts.plan,
+            stepper,
+            parts.data,
+            budget,
+            state,
+            sinks,
+            stop,
+            parts.peaks,
+            parts.ema,
+            adapt,
         )
+        if adapt is not None and not resuming:
+            loop.tell(adapt.decisions)
         if world.is_main and not options.quiet:
             shown = ConsoleSink(lambda: budget.fraction(state.step, state.seconds), loop.seconds_left)
             _add(sinks, shown, stack)

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from overnight.errors import UserError
 from overnight.metrics import METRICS, metric_of
+from overnight.train.adapt import Adapt
 from overnight.train.average import WeightAverage
 from overnight.train.batches import BatchPlan
 from overnight.train.budget import Budget
@@ -41,6 +42,7 @@ class Loop:
         stop: set by a signal on this rank.
         peaks: peak rates of the optimizer's parameter groups.
         ema: the average of the weights, which is evaluated in their place; None for none.
+        adapt: sets the rates in the place of the schedule, and how much of a batch is one update; None for neither.
         stopped_by: the signal that ended the loop, on whichever rank it came.
     """
 
@@ -56,6 +58,7 @@ class Loop:
     stop: StopRequest
     peaks: Sequence[float]
     ema: WeightAverage | None = None
+    adapt: Adapt | None = None
     stopped_by: signal.Signals | None = None
 
     def __post_init__(self) -> None:
@@ -109,18 +112,44 @@ class Loop:
         return self.state.seconds * (1.0 / done - 1.0) if done > 0 else math.inf
 
     def _step(self) -> None:
-        run, state = self.run, self.state
-        factor = run.schedule.func(self.budget.progress(state.applied), **run.schedule.keywords)
-        for group, peak in zip(self.stepper.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
-        self.lr = self.stepper.optimizer.param_groups[0]["lr"]
+        """The batch of a step; one update, or several of a part of it each while the batch is still to grow."""
+        run, state, adapt = self.run, self.state, self.adapt
+        if adapt is None:
+            factor = run.schedule.func(self.budget.progress(state.applied), **run.schedule.keywords)
+            for group, peak in zip(self.stepper.optimizer.param_groups, self.peaks, strict=True):
+                group["lr"] = peak * factor
+        elif self.budget.seconds is not None:
+            adapt.total_samples = self.budget.total
         batches = [
             self.data.at(state.step, first, count).to(self.world.device)
             for first, count in self.plan.lanes(self.world.rank)
         ]
-        result = self.stepper(batches, state.carry)
-        state.carry = result.carry
-        state.step += 1
+        decided: list[Any] = []
+        done = 0
+        while done < len(batches):
+            end = len(batches) if adapt is None else done + adapt.accumulation
+            self.lr = self.stepper.optimizer.param_groups[0]["lr"]
+            if adapt is not None:
+                adapt.may_grow = end == len(batches)
+                self.stepper.max_norm = run.max_norm if adapt.max_norm is None else adapt.max_norm
+            loss = self._update(batches[done:end], done * self.plan.micro_batch_size, len(batches))
+            if adapt is not None:
+                decided += adapt.step(loss)
+            done = end
+        if decided:
+            self.tell(decided)
+
+    def _update(self, batches: list[Any], first: int, whole: int) -> torch.Tensor:
+        """One update on micro-batches of this rank, from lane ``first`` on, of ``whole``; returns its mean loss."""
+        state, size = self.state, len(batches) * self.plan.micro_batch_size
+        result = self.stepper(batches, {name: carry[first : first + size] for name, carry in state.carry.items()})
+        state.carry = {
+            name: torch.cat([state.carry[name][:first], new, state.carry[name][first + size :]])
+            if len(batches) < whole
+            else new
+            for name, new in result.carry.items()
+        }
+        state.step += first == 0
         self.meter.steps += 1
         together = self.stepper.parallel.synchronous
         if together:
@@ -130,7 +159,7 @@ class Loop:
         else:
             self._apart.add(result.count, result.skipped)
         if not result.skipped or not together:
-            state.applied += run.global_batch_size
+            state.applied += self.run.global_batch_size * len(batches) // whole
         if together:
             self._look_at_skipped()
         if not result.skipped:
@@ -139,6 +168,18 @@ class Loop:
             if self.ema is not None:
                 self.ema.update()
             self.meter.add(result.total, result.grad_norm, result.count)
+        return result.total / max(1, result.count)
+
+    def tell(self, decisions: Sequence[Any]) -> None:
+        """Write down what was decided."""
+
+        def tell() -> None:
+            for sink in self.sinks:
+                for decision in decisions:
+                    said = decision.to_json() | {"text": str(decision)}
+                    sink.decision(said | {"step": self.state.step, "update": said["step"]})
+
+        self.world.on_main(tell)
 
     def _look_at_skipped(self) -> None:
         if self.state.skipped_in_a_row >= self.run.max_skipped:
@@ -231,7 +272,8 @@ class Loop:
         if interrupted:
             self._control()
             return
-        state.last_evaluation = record
+        # a run that adapts has come as far as its engine says, and not by its steps
+        state.last_evaluation = record if self.adapt is None or record is None else record | {"done": self._done()}
         name = self.metric.name
         value = record[name] if record is not None else math.nan
         if math.isfinite(value) and (state.best is None or self.metric.better(value, state.best[name])):
@@ -271,7 +313,7 @@ class Loop:
         """Write a checkpoint."""
         started = time.monotonic()
         self._settle()
-        checkpoint = capture(self.state, self.stepper, self.world, self.budget.total, self.ema)
+        checkpoint = capture(self.state, self.stepper, self.world, self.budget.total, self.ema, self.adapt)
         self.world.on_main(lambda: save_checkpoint(self.folder / "checkpoints", checkpoint, self.run.keep_last))
         self.saved_seconds = self.state.seconds
         self.meter.exclude(time.monotonic() - started)
@@ -288,7 +330,9 @@ class Loop:
         if not count or self.run.evaluate is None:
             return False
         # by the budget of now, which may be longer than the one that the last evaluation was made under
-        before = self.budget.fraction(last["step"], last["seconds"]) if last is not None else 0.0
+        before = 0.0
+        if last is not None:
+            before = last["done"] if "done" in last else self.budget.fraction(last["step"], last["seconds"])
         return math.floor(done * count + 1e-9) > math.floor(before * count + 1e-9)
 
     def _checkpoint_due(self, before: int) -> bool:

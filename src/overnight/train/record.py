@@ -53,6 +53,9 @@ class Sink(Protocol):
     def sample(self, record: Mapping[str, Any]) -> None:
         """A sampled text."""
 
+    def decision(self, record: Mapping[str, Any]) -> None:
+        """What was decided while training went on."""
+
     def close(self) -> None:
         """The run ends."""
 
@@ -60,11 +63,14 @@ class Sink(Protocol):
 class JsonlSink:
     """metrics.jsonl, eval.jsonl and samples.jsonl of a run folder; every line is written at once and whole.
 
+    Where something is decided while training goes on, decisions.jsonl too.
+
     Raises:
         UserError: if a line cannot be written; the lines before it are as they were.
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._files = {name: _open(folder / f"{name}.jsonl") for name in ("metrics", "eval", "samples")}
 
     def step(self, record: StepRecord) -> None:
@@ -76,6 +82,11 @@ class JsonlSink:
 
     def sample(self, record: Mapping[str, Any]) -> None:
         self._write("samples", record)
+
+    def decision(self, record: Mapping[str, Any]) -> None:
+        if "decisions" not in self._files:
+            self._files["decisions"] = _open(self._folder / "decisions.jsonl")
+        self._write("decisions", record)
 
     def close(self) -> None:
         for file in self._files.values():
@@ -116,7 +127,8 @@ def _unwritable(name: Any, error: OSError) -> UserError:
 
 def truncate_records(folder: Path, step: int, evaluated_step: int) -> None:
     """Drop what a resumed run writes again: metrics after one step, evaluations after another, torn lines."""
-    for name, last in (("metrics", step), ("eval", evaluated_step), ("samples", evaluated_step)):
+    lasts = {"metrics": step, "eval": evaluated_step, "samples": evaluated_step, "decisions": step if step else -1}
+    for name, last in lasts.items():
         path = folder / f"{name}.jsonl"
         if not path.exists():
             continue
@@ -163,6 +175,10 @@ class TensorBoardSink:
     def sample(self, record: Mapping[str, Any]) -> None:
         with self._told():
             self._writer.add_text("sample", record["text"], record["step"])
+
+    def decision(self, record: Mapping[str, Any]) -> None:
+        with self._told():
+            self._writer.add_text(f"decision/{record['what']}", record["text"], record["step"])
 
     def close(self) -> None:
         with suppress(OSError):  # a full disk was told of when it was met

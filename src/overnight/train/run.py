@@ -62,10 +62,16 @@ GIVEN = {
     "parallel.seed": "seed",
     "parallel.loss_scale": "precision",
     "parallel.optimizer": "optimizer",
+    "adapt.optimizer": "optimizer",
+    "adapt.model": "model",
+    "adapt.schedule": "schedule",
+    "adapt.global_batch_size": "global_batch_size",
+    "adapt.micro_batch_size": "micro_batch_size",
+    "adapt.total_samples": "the budget",
 }
 """Arguments of components that the trainer gives, and what they follow from."""
 
-OPTIONAL = ("evaluate", "sample", "start", "baselines", "param_groups", "ema", "parallel")
+OPTIONAL = ("evaluate", "sample", "start", "baselines", "param_groups", "ema", "parallel", "adapt")
 """Components that may be None."""
 
 
@@ -102,6 +108,8 @@ class Run:
         ema: (model, batch) → ``overnight.train.average.WeightAverage``: what is evaluated in the place of the weights.
         parallel: (module, data, seed, loss_scale, optimizer) → how ranks train together (``overnight.train.parallel``);
             None is DDP.
+        adapt: (optimizer, model, schedule, …) → what sets the rate and the batch as training goes, and takes it back
+            (``overnight.train.adapt``, ``overnight.scaling.DATE``); None leaves them to the schedule.
     """
 
     recipe: str
@@ -133,6 +141,7 @@ class Run:
     start: Component | None = None
     ema: Component | None = None
     parallel: Component | None = None
+    adapt: Component | None = None
 
     def check(self) -> None:
         """Raise UserError for values that cannot work together."""
@@ -145,6 +154,11 @@ class Run:
             raise UserError(f"precision={self.precision!r} is not known.", f"Choose one of {', '.join(PRECISIONS)}.")
         if self.parallel is not None and not isinstance(self.parallel, partial):
             raise UserError(f"parallel={self.parallel!r} is not a component.", "Set --set parallel=IMPORT.PATH.")
+        if self.adapt is not None and self.parallel is not None:
+            raise UserError(
+                "adapt needs gradients that are those of the whole batch, and parallel gives others.",
+                "Leave out --parallel, or take another --rule.",
+            )
         for name, least in LEAST.items():
             value = getattr(self, name)
             good = isinstance(value, int) and not isinstance(value, bool) and value >= least

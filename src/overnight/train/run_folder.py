@@ -21,7 +21,7 @@ from overnight.train.record import truncate_records
 from overnight.train.run import FORMAT, Run
 from overnight.train.state import State
 
-LEFTOVER = re.compile(r"\.(run|summary)\.json\.\d+|\.(metrics|eval|samples)\.jsonl")
+LEFTOVER = re.compile(r"\.(run|summary)\.json\.\d+|\.(metrics|eval|samples|decisions)\.jsonl")
 """Names of what a process that was killed while it wrote leaves in a run folder."""
 
 

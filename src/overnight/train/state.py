@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from overnight.errors import UserError
+from overnight.train.adapt import Adapt, load_adapt
 from overnight.train.average import WeightAverage
 from overnight.train.checkpoint import (
     GROUPS,
@@ -92,7 +93,12 @@ class Apart:
 
 
 def capture(
-    state: State, stepper: Stepper, world: World, total_samples: float, ema: WeightAverage | None = None
+    state: State,
+    stepper: Stepper,
+    world: World,
+    total_samples: float,
+    ema: WeightAverage | None = None,
+    adapt: Adapt | None = None,
 ) -> Checkpoint:
     """Everything as a checkpoint; a collective, whose value is whole on rank 0 only."""
     parallel, plain_parallel = save_parallel(stepper.parallel, world)
@@ -110,6 +116,7 @@ def capture(
         "total_samples": total_samples if total_samples != float("inf") else None,
         "world_size": world.world_size,
         **({"parallel": plain_parallel} if plain_parallel is not None else {}),
+        **({"adapt": adapt.state_dict()} if adapt is not None else {}),
     }
     model = {name: tensor.cpu() for name, tensor in stepper.task.model.state_dict().items()}
     cpu_tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
@@ -127,6 +134,7 @@ def restore(
     lanes: int,
     settings: Collection[str],
     ema: WeightAverage | None = None,
+    adapt: Adapt | None = None,
 ) -> None:
     """Put a checkpoint back; rank 0 reads it and the others receive it.
 
@@ -138,6 +146,7 @@ def restore(
         lanes: of the whole batch.
         settings: options of the optimizer that the run decides; they hold, whatever the checkpoint has.
         ema: the average of the weights, if the run has one.
+        adapt: what sets rate and batch, if the run has such.
 
     Raises:
         UserError: if it is absent, damaged, of another architecture or optimizer, or of another number of lanes.
@@ -169,6 +178,7 @@ def restore(
             state.carry[name] = whole[world.rank * share : (world.rank + 1) * share].to(own.device)
 
     world.together(put_back)
+    load_adapt(adapt, data.get("adapt"), path)
     if stepper.scaler is not None and data["scaler"]:
         stepper.scaler.load_state_dict(data["scaler"])
     for name in state.plain():
