@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from overnight.errors import UserError
@@ -73,13 +73,15 @@ METRICS = {
     "bits_per_byte": Metric("bits_per_byte", "bits per byte", "bytes", bits_per_byte),
     "perplexity": Metric("perplexity", "perplexity", "words", perplexity),
     "accuracy": Metric("accuracy", "accuracy", "images", higher_is_better=True),
+    "masked_accuracy": Metric("masked_accuracy", "accuracy of hidden pieces", "pieces", higher_is_better=True),
+    "text_accuracy": Metric("text_accuracy", "accuracy", "texts", higher_is_better=True),
     "rmse": Metric("rmse", "RMSE", "ratings", rmse),
 }
 """By name: a task says which is its own (``metric``)."""
 
 
 def metric_of(task: Any) -> Metric:
-    """What a task's runs are judged by; its ``counted``, if it has one, says what it counts in the place of the metric's.
+    """What a task's runs are judged by.
 
     Raises:
         UserError: if it names a metric that there is not.
@@ -87,5 +89,4 @@ def metric_of(task: Any) -> Metric:
     name = getattr(task, "metric", "bits_per_byte")
     if name not in METRICS:
         raise UserError(f"There is no metric {name!r}.", f"A task's metric is one of {', '.join(METRICS)}.")
-    counted = getattr(task, "counted", METRICS[name].counted)
-    return replace(METRICS[name], counted=counted)
+    return METRICS[name]

@@ -1,7 +1,7 @@
 """What a page's scores are and how they are written: bits per byte, the perplexity of words, or accuracy."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from overnight.report import units
 from overnight.report.entry import Entry
@@ -64,4 +64,6 @@ MEASURES = {"perplexity": PERPLEXITY, "accuracy": ACCURACY}
 def measure_of(entries: Sequence[Entry]) -> Measure:
     """The runs' own where they have one in common, otherwise bits per byte."""
     metrics = {entry.record.metric for entry in entries}
-    return MEASURES.get(metrics.pop(), BITS) if len(metrics) == 1 else BITS
+    found = MEASURES.get(metrics.pop(), BITS) if len(metrics) == 1 else BITS
+    counted = {entry.record.counted for entry in entries}
+    return replace(found, counted=counted.pop()) if found is ACCURACY and len(counted) == 1 else found

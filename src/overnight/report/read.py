@@ -16,6 +16,8 @@ from overnight.errors import UserError
 
 FORMAT = "overnight-run/1"
 SCORES = ("bits_per_byte", "perplexity", "accuracy")
+ACCURACIES = ("accuracy", "masked_accuracy", "text_accuracy")
+"""Names that records have for an accuracy: of images, hidden word pieces and texts."""
 """Names under which an evaluation holds its score."""
 
 Json = Mapping[str, Any]
@@ -141,7 +143,7 @@ class RunRecord:
     def metric(self) -> str:
         """What its scores are: ``bits_per_byte``, ``perplexity`` or ``accuracy``."""
         named = self.derived.get("metric")
-        return named if named in SCORES else "bits_per_byte"
+        return "accuracy" if named in ACCURACIES else named if named in SCORES else "bits_per_byte"
 
     @property
     def counted(self) -> str:
@@ -309,7 +311,8 @@ def _evaluation(raw: Json) -> Evaluation | None:
     step = _integer(raw.get("step"))
     if step is None:
         return None
-    unit = 100.0 if _number(raw.get("accuracy")) is not None else 1.0
+    accuracy = _times(100.0, _accuracy(raw))
+    unit = 1.0 if accuracy is None else 100.0
     return Evaluation(
         step=step,
         split=_text(raw.get("split")) or "held-out",
@@ -319,9 +322,9 @@ def _evaluation(raw: Json) -> Evaluation | None:
         bits_per_byte=_number(raw.get("bits_per_byte")),
         low=_times(unit, raw.get("low")),
         high=_times(unit, raw.get("high")),
-        bytes=_first_number(raw.get("bytes"), raw.get("words"), raw.get("images")),
+        bytes=_first_number(raw.get("bytes"), raw.get("words"), *(raw.get(name) for name in ("images", "pieces", "texts"))),
         perplexity=_number(raw.get("perplexity")),
-        accuracy=_times(unit, raw.get("accuracy")),
+        accuracy=accuracy,
     )
 
 
@@ -352,7 +355,11 @@ def _first_number(*values: object) -> float | None:
 
 
 def _score(raw: Json) -> float | None:
-    return _first_number(raw.get("bits_per_byte"), raw.get("perplexity"), _times(100.0, raw.get("accuracy")))
+    return _first_number(raw.get("bits_per_byte"), raw.get("perplexity"), _times(100.0, _accuracy(raw)))
+
+
+def _accuracy(raw: Json) -> float | None:
+    return _first_number(*(raw.get(name) for name in ACCURACIES))
 
 
 def _integer(value: object) -> int | None:
