@@ -117,7 +117,7 @@ def rmse_interval(
 
 @torch.no_grad()
 def fixed_point_residual(model: Any, shown: RatingMatrix) -> float:
-    """‖f(f(x)) - f(x)‖ / √cells over the first users with ratings, in units of the ratings: 0 of an ideal autoencoder."""
+    """‖f(f(x)) - f(x)‖ / √cells over the first users with ratings, in units of the ratings: 0 of an ideal net."""
     device, training = next(model.parameters()).device, model.training
     users_B = np.flatnonzero(shown.counts)[:RESIDUAL_USERS]
     seen = gather(shown, users_B).to(device)

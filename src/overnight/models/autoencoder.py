@@ -6,6 +6,7 @@ Shape suffixes: B users, N ratings of all of them, n items, M some of the items,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -53,6 +54,7 @@ class RatingAutoencoder(nn.Module):
         mean: μ at the start.
         damping: ratings that b_u is pulled towards 0 by.
         scale: of the net's input and output.
+        normalized: divide a user's input by √count, so that it does not grow with the number of ratings.
 
     Raises:
         UserError: for sizes or an activation that cannot be, and in a call for items that there are not.
@@ -80,10 +82,13 @@ class RatingAutoencoder(nn.Module):
         mean: float = 0.0,
         damping: float = 10.0,
         scale: float = 1.0,
+        normalized: bool = False,
     ) -> None:
         super().__init__()
         if items < 1 or not hidden or min(hidden) < 1:
-            raise UserError(f"An autoencoder of {items} items and layers {tuple(hidden)} cannot be.", "Take at least 1.")
+            raise UserError(
+                f"An autoencoder of {items} items and layers {tuple(hidden)} cannot be.", "Take at least 1."
+            )
         if activation not in ACTIVATIONS:
             raise UserError(f"activation={activation!r} is not known.", f"Choose one of {', '.join(ACTIVATIONS)}.")
         if not 0.0 <= dropout < 1.0 or not scale > 0 or not damping >= 0:
@@ -93,16 +98,17 @@ class RatingAutoencoder(nn.Module):
             )
         self.items, self.dropout, self.damping, self.scale = items, dropout, damping, scale
         self.activation, self.last_activation, self.tied = activation, last_activation, tied
+        self.normalized = normalized
         self.activate = ACTIVATIONS[activation]
         widths = tuple(hidden)
         self.input = nn.Parameter(torch.empty(items, widths[0]))
         self.input_bias = nn.Parameter(torch.zeros(widths[0]))
-        self.encoder = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.encoder = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         back = widths[::-1]
         if tied:
             self.decoder_biases = nn.ParameterList(nn.Parameter(torch.zeros(b)) for b in back[1:])
         else:
-            self.decoder = nn.ModuleList(nn.Linear(a, b) for a, b in zip(back, back[1:], strict=False))
+            self.decoder = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(back))
             self.output = nn.Parameter(torch.empty(items, widths[0]))
         self.output_bias = nn.Parameter(torch.zeros(items))
         self.mean = nn.Parameter(torch.tensor(float(mean))) if biases else None
@@ -139,16 +145,16 @@ class RatingAutoencoder(nn.Module):
     def hidden(self, offset_B: Tensor, item_N: Tensor, value_N: Tensor) -> tuple[Tensor, Tensor]:
         """The last hidden layer [B, D] and b_u [B] (zeros without biases) of users' ratings."""
         self._check(item_N)
-        row_N = rows_of(offset_B, len(item_N))
+        row_N, count_B = rows_of(offset_B, len(item_N)), offset_B.diff().to(self.input.dtype)
         rest_N, user_bias_B = value_N.to(self.input.dtype), self.input.new_zeros(len(offset_B) - 1)
         if self.mean is not None and self.item_bias is not None:
             rest_N = rest_N - self.mean - self.item_bias[item_N]
-            count_B = offset_B.diff().to(rest_N.dtype)
             user_bias_B = user_bias_B.index_add(0, row_N, rest_N) / (count_B + self.damping).clamp_min(1e-12)
             rest_N = rest_N - user_bias_B[row_N]
-        z_BH = F.embedding_bag(
-            item_N, self.input, offset_B[:-1], mode="sum", per_sample_weights=rest_N / self.scale
-        )  # fmt: skip
+        if self.normalized:
+            rest_N = rest_N / count_B.sqrt()[row_N]
+        rest_N = rest_N / self.scale
+        z_BH = F.embedding_bag(item_N, self.input, offset_B[:-1], mode="sum", per_sample_weights=rest_N)
         return self._through(z_BH), user_bias_B
 
     def hidden_dense(self, value_BM: Tensor, item_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -159,6 +165,8 @@ class RatingAutoencoder(nn.Module):
             rest_BM = rest_BM - self.mean - bias_M
             user_bias_B = rest_BM.sum(1) / (rest_BM.shape[1] + self.damping)
             rest_BM = rest_BM - user_bias_B[:, None]
+        if self.normalized:
+            rest_BM = rest_BM / rest_BM.shape[1] ** 0.5
         weight_MH = self.input if item_M is None else self.input[item_M]
         return self._through((rest_BM / self.scale) @ weight_MH), user_bias_B
 
@@ -176,7 +184,8 @@ class RatingAutoencoder(nn.Module):
     def dense(self, hidden: tuple[Tensor, Tensor], item_M: Tensor | None = None) -> Tensor:
         """Predictions [B, n] of all items, or [B, M] of ``item_M``, from what ``hidden`` gave."""
         state_BD, user_bias_B = hidden
-        weight, bias = self.input if self.tied else self.output, self.output_bias
+        weight: Tensor = self.input if self.tied else self.output
+        bias: Tensor = self.output_bias
         if item_M is not None:
             weight, bias = weight[item_M], bias[item_M]
         out_BM = self._last(F.linear(state_BD, weight, bias))

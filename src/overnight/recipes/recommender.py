@@ -1,9 +1,9 @@
 """A recommender of your own ratings: the deep autoencoder of Kuchaiev and Ginsburg 2017."""
 
-import math
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from overnight.errors import UserError
 from overnight.recipes.dial import near, scaled
@@ -11,18 +11,46 @@ from overnight.recipes.dial import near, scaled
 if TYPE_CHECKING:
     from overnight.train.run import Run
 
-BATCH = 128
-EPOCHS = 60.0
-LR = {"momentum": 0.005, "adam": 0.001, "lamb": 0.005}
+
+@dataclass(frozen=True)
+class Preset:
+    """A net and how it is trained, as far as the command line does not say otherwise."""
+
+    hidden: tuple[int, ...]
+    dropout: float
+    batch_size: int
+    optimizer: str
+    lr: float
+    epochs: float
+    biases: bool = False
+    normalized: bool = False
+    last_activation: bool = True
+    hide: float = 0.0
+    score: str = "all"
+    refeeding: str = "none"
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+
+
+PRESETS = {
+    # chosen on a tenth of the training ratings of ML-100K's u1
+    "small": Preset(
+        (512,), 0.5, 32, "adam", 0.001, 40, biases=True, normalized=True, last_activation=False, hide=0.3,
+        score="hidden", weight_decay=3.0,
+    ),
+    # the paper's for the whole Netflix Prize, with its rate for dense re-feeding; its rate fell in five halvings
+    "netflix": Preset((512, 512, 1024), 0.8, 128, "momentum", 0.005, 100, refeeding="alternating"),
+}  # fmt: skip
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum": ("torch.optim.SGD", {"momentum": 0.9}),
-    "adam": ("torch.optim.AdamW", {"weight_decay": 0.0}),
-    "lamb": ("overnight.optim.LAMB", {"weight_decay": 0.0}),
+    "adam": ("torch.optim.AdamW", {}),
+    "lamb": ("overnight.optim.LAMB", {}),
 }
 
 
 def recommender(
     data: Path,
+    preset: Literal["small", "netflix"] = "small",
     test: Path | None = None,
     valid: Path | None = None,
     split: Literal["random", "time", "leave-last"] = "random",
@@ -31,27 +59,28 @@ def recommender(
     columns: tuple[str, ...] = (),
     duplicates: Literal["error", "last", "mean"] = "error",
     scale: tuple[float, float] | None = None,
-    hidden: tuple[int, ...] = (512, 512, 1024),
+    hidden: tuple[int, ...] | None = None,
     activation: str = "selu",
-    last_activation: bool = True,
-    dropout: float = 0.8,
+    last_activation: bool | None = None,
+    dropout: float | None = None,
     tied: bool = False,
-    biases: bool = False,
-    hide: float = 0.0,
-    score: Literal["all", "hidden"] = "all",
-    refeeding: Literal["none", "alternating", "joint"] = "none",
+    biases: bool | None = None,
+    normalized: bool | None = None,
+    hide: float | None = None,
+    score: Literal["all", "hidden"] | None = None,
+    refeeding: Literal["none", "alternating", "joint"] | None = None,
     repetitions: int = 1,
     dense_items: int | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     micro_batch_size: int | None = None,
     lr: float | None = None,
     rule: Literal["none", "linear", "sqrt", "legw"] = "sqrt",
-    optimizer: str = "momentum",
-    weight_decay: float = 0.0,
+    optimizer: str | None = None,
+    weight_decay: float | None = None,
     epochs: float | None = None,
     steps: int | None = None,
     minutes: float | None = None,
-    schedule: Literal["polynomial", "linear", "cosine", "constant"] = "cosine",
+    schedule: Literal["polynomial", "linear", "cosine", "constant"] | None = None,
     max_norm: float = 0.0,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     evaluations: int | None = None,
@@ -59,11 +88,13 @@ def recommender(
 ) -> "Run":
     """Train a deep autoencoder that says what every user would give every item.
 
-    Kuchaiev and Ginsburg 2017, "Training Deep AutoEncoders for Collaborative Filtering" (arXiv 1708.01715). The data may
-    be csv, tsv or parquet, a MovieLens or Netflix Prize folder, or a folder that overnight prepare --ratings made.
+    Kuchaiev and Ginsburg 2017, "Training Deep AutoEncoders for Collaborative Filtering" (arXiv 1708.01715). The data
+    may be csv, tsv or parquet, a MovieLens or Netflix Prize folder, or a folder that overnight prepare --ratings made.
 
     Args:
         data: file or folder of ratings.
+        preset: small: one wide layer around learned biases, trained to find ratings that are hidden from it, which does
+            well on up to some million ratings; netflix: the paper's best net, with dense re-feeding.
         test: file of the test ratings; without it some of the data are held out.
         valid: file of the validation ratings.
         split: what is held out: ratings by a coin, those rated last, or each user's last.
@@ -78,6 +109,7 @@ def recommender(
         dropout: on the code.
         tied: the decoder shares the encoder's weights.
         biases: learn biases of items and derive those of users; the net learns what is left.
+        normalized: divide a user's ratings by the root of their number.
         hide: hide each rating from the input with this probability.
         score: train on all ratings, or on the hidden ones only.
         refeeding: train on the model's own dense output too, in steps of their own or in the same step.
@@ -85,11 +117,11 @@ def recommender(
         dense_items: so many items, drawn anew each time, take part in it; all unless given.
         batch_size: users of one update over all ranks: the dial.
         micro_batch_size: users of one forward and backward on one rank; less memory, same result.
-        lr: peak rate; given, no rule touches it.
+        lr: peak rate; given, no rule touches it. Another optimizer than the preset's needs one.
         rule: how the rate follows the batch (docs/scaling.md).
-        optimizer: momentum, adam or lamb, or the import path of any torch.optim.Optimizer; that one with --lr.
-        weight_decay: of the optimizers that are named here.
-        epochs: budget in passes over the users (60, if no budget is given).
+        optimizer: momentum, adam or lamb, or the import path of any torch.optim.Optimizer.
+        weight_decay: of the optimizer.
+        epochs: budget in passes over the users (the preset's, if no budget is given).
         steps: budget in updates; those of dense re-feeding count.
         minutes: budget in minutes of wall-clock time.
         schedule: how the rate falls.
@@ -109,10 +141,26 @@ def recommender(
     from overnight.train.components import import_object
     from overnight.train.run import Run
 
-    path, settings_of = _optimizer(optimizer, lr, weight_decay)
+    base = PRESETS[preset]
+    said: dict[str, Any] = {
+        "hidden": hidden,
+        "dropout": dropout,
+        "biases": biases,
+        "normalized": normalized,
+        "hide": hide,
+        "score": score,
+        "last_activation": last_activation,
+        "refeeding": refeeding,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "weight_decay": weight_decay,
+    }
+    chosen = replace(base, **{name: value for name, value in said.items() if value is not None})
+    path, fixed = _optimizer(chosen.optimizer, lr, base)
+    batch = base.batch_size if batch_size is None else batch_size
     budget: dict[str, Any] = {"epochs": epochs, "steps": steps, "minutes": minutes}
     if all(value is None for value in budget.values()):
-        budget["epochs"] = EPOCHS
+        budget["epochs"] = base.epochs
     share = held_out if held_out is not None else (1 if split == "leave-last" else 0.1)
     kept = partial(
         RatingSettings, columns=columns, duplicates=duplicates, scale=scale, split=split, valid=valid_share,
@@ -126,51 +174,43 @@ def recommender(
     }
     splits = load_ratings(source["corpus"], kept(), valid=source["valid"], test=source["test"])
     scored = "valid" if len(splits.valid) else "test"
-    found, notes = scaled(Hyperparameters(lr=LR.get(optimizer, 1.0), global_batch_size=BATCH), batch_size, rule, lr)
+    found, notes = scaled(Hyperparameters(lr=base.lr, global_batch_size=base.batch_size), batch, rule, lr)
     notes += [_told(name, splits) for name in ("valid", "test") if len(splits.split(name))]
-    again = {"repetitions": repetitions} if refeeding == "alternating" else {}
+    heldout: dict[str, Any] = {**source, "split": scored}
+    again: dict[str, Any] = {"repetitions": repetitions} if chosen.refeeding == "alternating" else {}
+    net: dict[str, Any] = {"hidden": chosen.hidden, "dropout": chosen.dropout, "activation": activation, "tied": tied}
+    for name in ("last_activation", "biases", "normalized"):
+        net[name] = getattr(chosen, name)
+    refed: dict[str, Any] = {"refeeding": chosen.refeeding, "repetitions": repetitions, "dense_items": dense_items}
     return Run(
         recipe="recommender",
         model=partial(
-            RatingAutoencoder,
-            items=len(splits.items),
-            hidden=hidden,
-            dropout=dropout,
-            activation=activation,
-            last_activation=last_activation,
-            tied=tied,
-            biases=biases,
-            mean=splits.train.mean if biases else 0.0,
+            RatingAutoencoder, items=len(splits.items), mean=splits.train.mean if chosen.biases else 0.0, **net
         ),
-        task=partial(
-            RecommendationTask, refeeding=refeeding, repetitions=repetitions, score=score, dense_items=dense_items
-        ),
-        data=partial(rating_batches, **source, hide=hide, dense_items=dense_items, **again),
-        optimizer=partial(import_object(path), lr=found.lr, **settings_of),
-        schedule=partial(getattr(schedules, schedule)),
-        global_batch_size=batch_size,
+        task=partial(RecommendationTask, score=cast(Any, chosen.score), **refed),
+        data=partial(rating_batches, **source, hide=chosen.hide, dense_items=dense_items, **again),
+        optimizer=partial(import_object(path), lr=found.lr, weight_decay=chosen.weight_decay, **fixed),
+        schedule=partial(getattr(schedules, chosen.schedule)),
+        global_batch_size=batch,
         micro_batch_size=micro_batch_size,
         precision=precision,
         max_norm=max_norm or None,
         seed=seed,
-        evaluate=partial(heldout_ratings, **source, split=scored) if len(splits.split(scored)) else None,
+        evaluate=partial(heldout_ratings, **heldout) if len(splits.split(scored)) else None,
         evaluations=evaluations if evaluations is not None else 10,
-        baselines=partial(mean_baseline, **source, split=scored) if len(splits.split(scored)) else None,
+        baselines=partial(mean_baseline, **heldout) if len(splits.split(scored)) else None,
         notes=tuple(notes),
         **budget,
     )
 
 
-def _optimizer(name: str, lr: float | None, weight_decay: float) -> tuple[str, dict[str, Any]]:
-    if name in OPTIMIZERS:
-        path, settings = OPTIMIZERS[name]
-        return path, {**settings, "weight_decay": weight_decay}
-    if "." not in name:
+def _optimizer(name: str, lr: float | None, base: Preset) -> tuple[str, dict[str, Any]]:
+    if name not in OPTIMIZERS and "." not in name:
         remedy = f"{near(name, OPTIMIZERS)} Or give an import path such as torch.optim.RMSprop."
         raise UserError(f"There is no optimizer {name!r}.", remedy)
-    if lr is None or not math.isfinite(lr):
-        raise UserError(f"There is no tuned rate of {name}.", "Give one with --lr.")
-    return name, {}
+    if lr is None and name != base.optimizer:
+        raise UserError(f"There is no tuned rate of {name} in this preset.", "Give one with --lr.")
+    return OPTIMIZERS.get(name, (name, {}))
 
 
 def _told(name: str, splits: Any) -> str:

@@ -94,6 +94,8 @@ class RecommendationTask(nn.Module):
         return int(batch.ratings)
 
     def forward(self, batch: Any, carry: Mapping[str, Tensor]) -> Loss:
+        if (None if batch.dense_M is None else len(batch.dense_M)) != self.dense_items:
+            raise UserError("Task and data differ in dense_items.", "Set data.dense_items and task.dense_items alike.")
         if self.refeeding == "alternating":
             if batch.repetition > self.repetitions:
                 raise UserError("The data repeats more often than the task.", "Set data.repetitions as the task's.")
@@ -138,8 +140,6 @@ class RecommendationTask(nn.Module):
 
     def _again(self, batch: Any, carry: Mapping[str, Tensor]) -> Loss:
         refed_BM = carry["refed"]
-        if refed_BM.shape[1] != self._width(batch):
-            raise UserError("Task and data differ in dense_items.", "Set data.dense_items and task.dense_items alike.")
         said_BM = self._refeed(refed_BM, batch)
         objective = self.weight * ((said_BM - refed_BM).square() * (refed_BM != 0)).sum()
         count = self.count(batch)

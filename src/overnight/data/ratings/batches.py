@@ -9,7 +9,7 @@ Shape suffixes: B users, N ratings, M items of the dense pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -73,8 +73,8 @@ def gather(matrix: RatingMatrix, users_B: Indices) -> RatingBatch:
     offsets, places = matrix.cells(users_B)
     items = np.asarray(matrix.items[places], dtype=np.int64)
     values = np.asarray(matrix.values[places], dtype=np.float32)
-    tensors = (torch.from_numpy(array) for array in (np.asarray(users_B, np.int64), offsets, items, values))
-    return RatingBatch(*tensors, ratings=len(values), users=len(users_B))
+    user_B, offset_B, item_N, value_N = map(torch.from_numpy, (np.asarray(users_B, np.int64), offsets, items, values))
+    return RatingBatch(user_B, offset_B, item_N, value_N, ratings=len(values), users=len(users_B))
 
 
 class RatingBatches:
@@ -115,7 +115,9 @@ class RatingBatches:
                 f"Take 1 to {len(self.active)}.",
             )
         if not 0.0 <= hide < 1.0 or repetitions < 0:
-            raise UserError(f"hide={hide} and repetitions={repetitions} cannot be.", "Take 0 to below 1, and 0 or more.")
+            raise UserError(
+                f"hide={hide} and repetitions={repetitions} cannot be.", "Take 0 to below 1, and 0 or more."
+            )
         if dense_items is not None and not 1 <= dense_items <= matrix.item_count:
             raise UserError(f"dense_items={dense_items} of {matrix.item_count:,} items cannot be.", "Or take None.")
         self.matrix, self.batch, self.seed, self.hide = matrix, batch, seed, hide
@@ -147,10 +149,8 @@ class RatingBatches:
             generator = np.random.default_rng([self.seed, step // (1 + self.repetitions), 1])
             dense = torch.from_numpy(np.sort(generator.permutation(self.matrix.item_count)[: self.dense_items]))
         repetition = step % (1 + self.repetitions)
-        return RatingBatch(
-            found.user_B, found.offset_B, found.item_N, found.value_N, hidden, dense, repetition, found.ratings,
-            found.users, 0 if hidden is None else int(hidden.sum()),
-        )  # fmt: skip
+        hidden_count = 0 if hidden is None else int(hidden.sum())
+        return replace(found, hidden_N=hidden, dense_M=dense, repetition=repetition, hidden=hidden_count)
 
     def _samples(self, step: int, first: int, count: int | None) -> Indices:
         count = self.batch - first if count is None else count
@@ -167,7 +167,7 @@ def uniform(places: Indices, seed: int) -> npt.NDArray[np.float64]:
     np.True_
     """
     step = np.uint64(0x9E3779B97F4A7C15)
-    x = (places.astype(np.uint64) + np.uint64(seed % (1 << 32)) * np.uint64(0xD1342543DE82EF95)) * step + step
+    x = (places.astype(np.uint64) + np.uint64(seed * 0xD1342543DE82EF95 % (1 << 64))) * step + step
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))

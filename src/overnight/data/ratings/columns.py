@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,6 @@ def read_matrix(folder: Path, name: str, item_count: int, timed: bool) -> Rating
     return _matrix(arrays, item_count)
 
 
-def _matrix(arrays: dict[str, npt.NDArray[np.generic]], item_count: int) -> RatingMatrix:
-    columns = [arrays[name] for name in ("offsets", "items", "values")]
-    return RatingMatrix(*columns, arrays.get("timestamps"), item_count)  # type: ignore[arg-type]
+def _matrix(arrays: dict[str, Any], item_count: int) -> RatingMatrix:
+    times = arrays.get("timestamps")
+    return RatingMatrix(arrays["offsets"], arrays["items"], arrays["values"], times, item_count)

@@ -144,7 +144,8 @@ def choose_columns(path: str, names: Sequence[str], columns: Sequence[str]) -> t
         fits = [name for name in names if re.sub(r"[^a-z0-9]", "", name.lower()) in known]
         if len(fits) > 1:
             raise UserError(
-                f"{path}: the {kind} may be in column {' or '.join(fits)}.", "Say which with --columns USER ITEM RATING."
+                f"{path}: the {kind} may be in column {' or '.join(fits)}.",
+                "Say which with --columns USER ITEM RATING.",
             )
         if fits:
             found[kind] = fits[0]

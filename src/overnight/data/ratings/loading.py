@@ -111,7 +111,11 @@ def build_splits(
     train = gathered["train"]
     if not len(train):
         raise UserError(f"{files['train'][0].source.path} holds no ratings.", "Give a file with some.")
-    drawn = replace(settings, **{name: 0 for name in NAMES[1:] if name in gathered})
+    drawn = replace(
+        settings,
+        valid=0 if "valid" in gathered else settings.valid,
+        test=0 if "test" in gathered else settings.test,
+    )
     matrix = _sorted(train, "train", settings, scratch)
     own = label(matrix, drawn, train.users, train.items) if drawn.heldout else partial(_all, matrix, TRAIN)
     sources = [Source(matrix, own, tuple(name for name in NAMES if name == "train" or name not in gathered))]

@@ -71,4 +71,5 @@ class RatingSettings:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a manifest."""
-        return asdict(self)
+        plain = asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}

@@ -194,8 +194,8 @@ def split_ratings(
             writer.abandon()
         raise
     files = {name: about for _, part in made for name, about in part.items()}
-    matrices = [matrix for matrix, _ in made]
-    return RatingSplits(*matrices, users.kept(keep_users), items.kept(keep_items), dropped), files  # type: ignore[arg-type]
+    train, valid, test = (matrix for matrix, _ in made)
+    return RatingSplits(train, valid, test, users.kept(keep_users), items.kept(keep_items), dropped), files
 
 
 def _count(
@@ -226,7 +226,6 @@ def _check_enough(
     for count, kind, ids, keep in ((user_count, "user", users, keep_users), (item_count, "item", items, keep_items)):
         if count == 1:
             raise UserError(
-                f"All training ratings are of one {kind}, {ids[int(np.flatnonzero(keep)[0])]}: there is nothing to learn "
-                "from others.",
+                f"All training ratings are of one {kind}, {ids[int(np.flatnonzero(keep)[0])]}.",
                 f"Give ratings of at least two {kind}s.",
             )

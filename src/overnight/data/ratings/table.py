@@ -46,7 +46,11 @@ class RatingTable:
 
     @classmethod
     def from_arrays(
-        cls, users: Sequence[Any], items: Sequence[Any], values: Sequence[float], timestamps: Sequence[int] | None = None
+        cls,
+        users: Sequence[Any],
+        items: Sequence[Any],
+        values: Sequence[float],
+        timestamps: Sequence[int] | None = None,
     ) -> RatingTable:
         """From columns of equal length; ids of any kind, told apart by their text.
 
