@@ -69,6 +69,24 @@ def test_rows_are_pulled_and_pushed_as_a_plain_step_has_them(optimizer: Any) -> 
         worker.close()
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adagrad])
+def test_rows_for_an_optimizer_that_decays_all_weights(kind: Any) -> None:
+    model, alone = Words(), Words()
+    with serving(model, kind(model.parameters(), lr=0.1, weight_decay=0.01)) as server:
+        copied = Words()
+        worker = AsyncWorker.attach(server, copied)
+        worker.pull()
+        copied(*batch(0, 0)).backward()
+        before = {name: p.grad.to_dense().clone() for name, p in copied.named_parameters() if p.grad is not None}
+        worker.push()
+    optimizer = kind(alone.parameters(), lr=0.1, weight_decay=0.01)
+    for name, p in alone.named_parameters():
+        p.grad = before[name]
+    optimizer.step()
+    for (name, p), q in zip(model.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(p, q, msg=name)
+
+
 def test_hidden_rows_keep_what_is_not_pushed() -> None:
     model = tiny()
     first, plan = copy.deepcopy(model), Plan({"0.weight": HiddenRows(0.5)})

@@ -1,6 +1,7 @@
 """A parameter server and its workers: deaths, stalls, mismatches and mistakes are told, and nobody hangs on another."""
 
 import socket
+import threading
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ from comm.async_work import SERVER, push_for_ever, serve_for_ever, start, tiny
 from comm.work import Words
 from torch import nn
 
-from overnight.comm import AsyncWorker, HiddenRows, ParameterServer, Plan
+from overnight.comm import AsyncWorker, HiddenRows, ParameterServer, Plan, Rows
 from overnight.comm.asynchronous import ServerLostError, asynchronous
 from overnight.errors import ElsewhereError, UserError
 from overnight.optim.rows import RowSGD
@@ -165,6 +166,63 @@ def test_rows_that_were_not_pulled_are_found() -> None:
             worker.push()
         with pytest.raises(UserError, match="no parameter of which rows are pulled"):
             worker.pull({"rnn.weight_hh_l0": torch.tensor([0])})
+
+
+def test_rows_used_outside_their_module_are_found_in_dense_gradients_too() -> None:
+    plan = Plan({"embedding.weight": Rows()})
+    model = Words(sparse=False)
+    with serving(model, plan=plan) as server:
+        copied = Words(sparse=False)
+        worker = AsyncWorker.attach(server, copied)
+        worker.pull()
+        weight = copied.embedding.weight
+        h = copied.embedding(torch.tensor([3]))
+        nn.functional.linear(h, weight).square().sum().backward()  # all rows, of which one was pulled
+        with pytest.raises(UserError, match=r"The gradient of embedding\.weight has rows that were not pulled"):
+            worker.push()
+
+
+class Breaks(torch.optim.SGD):
+    """Its first step fails."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        raise RuntimeError("no more memory")
+
+
+@pytest.mark.parametrize("line", [True, False])
+def test_an_update_that_fails_ends_the_server_and_is_told(line: bool) -> None:
+    model = tiny()
+    with serving(model, Breaks(model.parameters(), lr=0.1), host="127.0.0.1") as server:
+        copied = tiny()
+        worker = connect(server, copied) if line else AsyncWorker.attach(server, copied)
+        worker.pull()
+        gradient(copied, 0)
+        said = "could not update: RuntimeError: no more memory" if line else "no more memory"
+        with pytest.raises(UserError if line else RuntimeError, match=said):
+            worker.push()
+        assert server.ended == "failed"
+        assert all(p.grad is None for p in model.parameters())
+        other = AsyncWorker.attach(server, tiny(), rank=2)
+        with pytest.raises(ElsewhereError, match="no more memory"):
+            other.pull()
+        worker.close()
+
+
+def test_who_did_not_answer_is_not_waited_for_again() -> None:
+    with serving(tiny(), host="127.0.0.1") as server:
+        workers = [connect(server, tiny(), rank) for rank in (1, 2)]
+        assert server.sessions.ask(0.3) == {}
+        workers[0].pull()
+        workers[0].push(finite=False)
+        workers[0].give({"h": torch.zeros(1)})
+        began = time.monotonic()
+        done = threading.Timer(0.2, lambda: (workers[0].push(finite=False), workers[0].give({"h": torch.ones(1)})))
+        done.start()
+        assert server.sessions.ask(SECONDS)[1]["h"].tolist() == [1]  # and not those seconds for the second
+        assert time.monotonic() - began < SECONDS / 2
+        done.join()
+        for worker in workers:
+            worker.close()
 
 
 def test_settings_that_cannot_be() -> None:

@@ -158,6 +158,7 @@ def test_wrong_settings_are_told(tmp_path: Path) -> None:
     for settings, said in (({"max_staleness": -1}, "max_staleness"), ({"hidden": (("nothing*", 4),)}, "nothing")):
         with pytest.raises(UserError, match=said):
             train(alone(toy(), **settings), tmp_path / said, QUIET)
+        assert not list((tmp_path / said).glob("*.json*"))  # so that the corrected command finds no run there
 
 
 def until(found: Any, seconds: float = 60) -> None:

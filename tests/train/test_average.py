@@ -48,6 +48,18 @@ def test_a_half_life_in_samples_is_the_same_average_for_every_batch() -> None:
     assert WeightAverage(model, batch=20, half_life_samples=100).decay ** 5 == pytest.approx(0.5)
 
 
+def test_two_updates_of_half_a_batch_forget_as_much_as_one() -> None:
+    whole, halves = (WeightAverage(torch.nn.Linear(1, 1), batch=8, decay=0.75) for _ in range(2))
+    for average, shares in ((whole, [1.0]), (halves, [0.5, 0.5])):
+        average.weights = {name: torch.zeros_like(w) for name, w in average.weights.items()}
+        for p in average._parameters.values():
+            torch.nn.init.ones_(p)
+        for share in shares:
+            average.update(share)
+    assert whole.weights["weight"].item() == 0.25
+    torch.testing.assert_close(halves.weights, whole.weights)
+
+
 def test_the_average_is_evaluated_and_loaded_and_the_weights_train_on(tmp_path: Path) -> None:
     SEEN.clear()
     train(replace(averaged(), evaluate=partial(look), evaluations=2), tmp_path / "run", QUIET)

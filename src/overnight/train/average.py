@@ -74,11 +74,15 @@ class WeightAverage:
         self.weights = {name: p.detach().to(wide[name], copy=True) for name, p in named.items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the weights as they are now into the average."""
+    def update(self, share: float = 1.0) -> None:
+        """Take the weights as they are now into the average.
+
+        Args:
+            share: of ``batch`` that the update was of; d is taken to this power.
+        """
         averages = list(self.weights.values())
         weights = [p.detach().to(avg.dtype) for p, avg in zip(self._parameters.values(), averages, strict=True)]
-        torch._foreach_lerp_(averages, weights, 1.0 - self.decay)
+        torch._foreach_lerp_(averages, weights, 1.0 - self.decay**share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

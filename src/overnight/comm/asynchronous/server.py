@@ -209,8 +209,7 @@ class ParameterServer:
                 answer: dict[str, Any] = {"taken": False, "staleness": tau}
             else:
                 self.counts.pushes[session.rank] += 1
-                finite = self._take(push_of(session.rank, tau, data), gradients)
-                answer = {"taken": True, "finite": finite, "staleness": tau}
+                answer = {"taken": True, "finite": self._taken(session, data, gradients, tau), "staleness": tau}
             answer |= {"version": self.version, "ask": self.sessions.asked, "told": self.told, **self._ending()}
             self.sessions.changed.notify_all()
         return Message("taken", answer)
@@ -223,6 +222,22 @@ class ParameterServer:
                 self.counts.sent_bytes + sum(link.sent_bytes for link in links),
                 self.counts.received_bytes + sum(link.received_bytes for link in links),
             )
+
+    def _taken(
+        self, session: Session, data: Mapping[str, Any], gradients: list[tuple[str, Tensor | None, Tensor]], tau: int
+    ) -> bool:
+        try:
+            return self._take(push_of(session.rank, tau, data), gradients)
+        except Exception as error:
+            # half an update is none to go on from: nobody may push onto what it left
+            self._pending.clear()
+            self.update.drop()
+            self.ended = "failed"
+            problem = f"The parameter server could not update: {type(error).__name__}: {error}"
+            self.failure = self.failure or (problem.rstrip(".") + ".", "Start again from its last checkpoint.")
+            if session.link is None:
+                raise
+            return False
 
     def _take(self, push: Push, gradients: list[tuple[str, Tensor | None, Tensor]]) -> bool:
         weight = float(push.count) if self.pushes_per_update > 1 else 1.0

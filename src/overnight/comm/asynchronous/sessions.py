@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from overnight.comm.asynchronous.server import ParameterServer
 
 BETWEEN_LOOKS_SECONDS = 0.05
+REFUSAL_SECONDS = 5.0
+"""How long the line of a worker that was refused stays open, so that a slow one too learns why."""
 
 
 class Session:
@@ -116,10 +118,12 @@ class Sessions:
     def ask(self, seconds: float) -> dict[int, dict[str, Tensor]]:
         """Ask all workers of other processes for what they give, and wait so long; returns what each last gave."""
         with self.server.lock:
+            # one that did not answer the last time is not waited for again: it may have stalled
+            awaited = [s for s in self.live.values() if s.link is not None and s.answered >= self.asked]
             self.asked += 1
             number = self.asked
             self.changed.wait_for(
-                lambda: all(s.answered >= number for s in self.live.values() if s.link is not None), timeout=seconds
+                lambda: all(s.answered >= number or self.live.get(s.rank) is not s for s in awaited), timeout=seconds
             )
             return dict(self.given)
 
@@ -160,7 +164,7 @@ class Sessions:
         except (LostError, RuntimeError, KeyError, ValueError):
             return  # whoever asked has gone, or is no worker
         if session is None:
-            self._closed.wait(BETWEEN_LOOKS_SECONDS)
+            self._closed.wait(REFUSAL_SECONDS)
             return
         polite = False
         try:

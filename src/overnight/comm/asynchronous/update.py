@@ -77,9 +77,13 @@ class Update:
         if factor != 1.0:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
+        self.drop()
+        return changed
+
+    def drop(self) -> None:
+        """Forget the gradients that were added."""
         for parameter in self.parameters.values():
             parameter.grad = None
-        return changed
 
     def _clip(self) -> None:
         if self.max_norm is None:

@@ -71,6 +71,8 @@ class Versions:
 
 def leaves_other_rows(optimizer: Optimizer) -> bool:
     """Whether a sparse gradient changes the rows that it has and no others."""
-    if hasattr(optimizer, "settle") or isinstance(optimizer, Adagrad | SparseAdam):
+    if hasattr(optimizer, "settle") or isinstance(optimizer, SparseAdam):
         return True
-    return isinstance(optimizer, SGD) and not any(group["momentum"] for group in optimizer.param_groups)
+    # torch's weight decay is of every row, and refuses sparse gradients
+    others = any(group.get("weight_decay") or group.get("momentum") for group in optimizer.param_groups)
+    return isinstance(optimizer, SGD | Adagrad) and not others

@@ -21,6 +21,7 @@ from overnight.comm.asynchronous.server import ParameterServer
 from overnight.comm.asynchronous.sessions import Session, identity
 from overnight.comm.asynchronous.versions import by_rows, parameters_of
 from overnight.comm.plan import Plan
+from overnight.comm.row_sets import touched_rows
 from overnight.errors import ElsewhereError, UserError
 
 
@@ -242,9 +243,12 @@ class AsyncWorker:
         for place, rows in said:
             name = self._names[place]
             gradient = self.parameters[name].grad
-            # of a dense one the plan may push rows that the step did not use
-            used = rows and name in self._fresh and gradient is not None and gradient.is_sparse
-            if used and not bool(self._fresh[name][tensors[at].long().cpu()].all()):
+            if rows and name in self._fresh and gradient is not None:
+                # of a dense one the plan may push rows that the step did not use
+                used_R = tensors[at].long() if gradient.is_sparse else touched_rows(gradient)
+            else:
+                used_R = torch.empty(0, dtype=torch.long)
+            if len(used_R) and not bool(self._fresh[name][used_R.cpu()].all()):
                 raise UserError(
                     f"The gradient of {name} has rows that were not pulled for this step.",
                     "Call the module itself in the forward, or name its rows in pull(rows=…).",

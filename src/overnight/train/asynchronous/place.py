@@ -95,7 +95,10 @@ def find_place(device: str, timeout_seconds: float) -> Place:
     if missing:
         raise UserError(f"RANK is set, but not {' and '.join(missing)}.", "Start the ranks with torchrun.")
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    host, port_text = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    if not port_text.isdecimal():
+        raise UserError(f"MASTER_PORT={port_text!r} is no port.", "Start the ranks with torchrun.")
+    port = int(port_text)
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return Place(rank, size, chosen, host, port, None)
     module: Any = dist

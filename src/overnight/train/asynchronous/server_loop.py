@@ -34,7 +34,7 @@ class ServerLoop(Loop):
     server: ParameterServer
 
     def open(self, place: Place, settings: Asynchronous, task: nn.Module, parts: Parts) -> None:
-        """Start the server, join it, and wait for the other workers.
+        """Start the server, and join it.
 
         Args:
             place: of this rank.
@@ -74,11 +74,14 @@ class ServerLoop(Loop):
         worker = AsyncWorker.attach(self.server, task)
         self.share = Share(worker, task, parts, 0, self.world.device, self._lanes_of(0), state.step)
         self.share.stepper.scaler = self.stepper.scaler  # which is saved
-        end = time.monotonic() + settings.start_seconds
+
+    def gather(self, seconds: float) -> None:
+        """Wait so long for the other workers."""
+        end = time.monotonic() + seconds
         while self.stop.signal is None and time.monotonic() < end:
             if self.server.sessions.wait_for(self.ranks, LOOK_SECONDS):
                 break
-        self._clock = time.monotonic() - state.seconds
+        self._clock = time.monotonic() - self.state.seconds
 
     def _before_update(self, pushes: Sequence[Push]) -> None:
         run = self.run
@@ -94,7 +97,8 @@ class ServerLoop(Loop):
         if not finite:
             self._before_update(pushes)  # the rate at which it would have been made
         elif self.ema is not None:
-            self.ema.update()
+            # an update is of as many samples as its pushes, the average's of a whole batch
+            self.ema.update(finite * self.lanes / self.run.global_batch_size)
 
     def _on_join(self, rank: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         given = self.server.sessions.given.get(rank)
@@ -165,6 +169,7 @@ class ServerLoop(Loop):
         given = self.server.sessions.ask(PATIENCE_SECONDS + 3 * self._longest) if self.state.carry else {}
         given[0] = self.share.carry
         with self.server.lock:
+            self.server.flush()  # a checkpoint has no place for half an update
             self.server.settle()
             self._hear()
             for name, carry in self.state.carry.items():

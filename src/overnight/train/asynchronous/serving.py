@@ -54,18 +54,20 @@ def serve(run: Run, folder: Path, options: "Options", place: Place, settings: As
             restore(folder, options.checkpoint, state, stepper, alone, run.global_batch_size, decided, parts.ema)
             budget.observe(state.applied, state.seconds)
         sinks: list[Sink] = []
-        says = derived(run, parts, budget, threads, world)
-        open_records(run, folder, options, says, state if resuming else None, sinks, stack)
         stop = stack.enter_context(catch_signals())
         loop = ServerLoop(
             run, folder, alone, parts.plan, stepper, parts.data, budget, state, sinks, stop, parts.peaks, parts.ema
         )
+        # before the folder has a run: it refuses plans that do not fit and ports that are taken
         loop.open(place, settings, local, parts)
         stack.callback(loop.server.close, LEAVE_SECONDS)
-        if not options.quiet:
-            sinks.append(ConsoleSink(lambda: budget.fraction(state.step, state.seconds), loop.seconds_left))
-            stack.callback(sinks[-1].close)
         try:
+            says = derived(run, parts, budget, threads, world)
+            open_records(run, folder, options, says, state if resuming else None, sinks, stack)
+            if not options.quiet:
+                sinks.append(ConsoleSink(lambda: budget.fraction(state.step, state.seconds), loop.seconds_left))
+                stack.callback(sinks[-1].close)
+            loop.gather(settings.start_seconds)
             return run_to_end(loop)
         except UserError as error:
             loop.server.end("failed", (error.problem, error.remedy))
