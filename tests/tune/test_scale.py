@@ -138,7 +138,7 @@ def test_returns_end_where_twice_the_batch_saves_less_than_a_tenth() -> None:
     costs = Costs(8, 1e6, 15.0, CURVE)
     rungs = [costs.at(batch) for batch in (8, 16, 32, 64, 128, 256)]
     assert returns_end(rungs, "steps") == 64, "(1 + 2 B/Bc) / (2 + 2 B/Bc) is 0.9 at 4 Bc"
-    assert returns_end(rungs, "hours") == 8, "there the device is used well already"
+    assert returns_end(rungs, "hours") == 16, "there the device is used well already"
     assert returns_end(rungs, "shared_hours") is None
 
 
