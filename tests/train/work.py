@@ -1,15 +1,18 @@
 """What ranks are given to do: functions of an importable module."""
 
 import os
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from train.toys import toy
 
+from overnight.train import distributed
 from overnight.train.build import build
 from overnight.train.distributed import World, start_world
 from overnight.train.launch import Options, train
@@ -39,6 +42,13 @@ def add_up() -> tuple[float, bool]:
     dist.all_reduce(number)
     dist.destroy_process_group()
     return number.item(), known
+
+
+def late(meeting_seconds: float, seconds: float) -> int:
+    """What the ranks add up to though rank 1 comes later than the ranks would wait for each other to meet."""
+    with mock.patch.object(distributed, "MEETING", timedelta(seconds=meeting_seconds)), start_world("cpu") as world:
+        time.sleep(world.rank * seconds)
+        return world.sum(1)
 
 
 def _count_reductions(world: World, steps: int) -> list[int]:

@@ -3,7 +3,8 @@
 import hashlib
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from weakref import WeakSet
 
@@ -29,27 +30,42 @@ def join_ranks(backend: str | None = None, timeout_seconds: float = 300.0) -> di
             not meet in time; the message names the address.
     """
     chosen = backend or ("nccl" if torch.cuda.is_available() else "gloo")
-    there = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available}
-    if not dist.is_available() or not there.get(chosen, lambda: False)():
-        raise UserError(f"This torch has no backend {chosen!r}.", "Choose gloo or nccl, and a torch that was built so.")
+    check_backend(chosen)
     names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
     missing = [name for name in names if not os.environ.get(name)]
     if missing:
         raise UserError(
             f"{', '.join(missing)} not set: torchrun did not start this process.", "Start it with torchrun."
         )
-    address, port, rank, ranks = (os.environ[name] for name in names)
     # its functions hold on to the group that is there when they are imported, and DDP imports them
     importlib.import_module("torch.distributed.nn.functional")
-    try:
+    with meeting_within(timeout_seconds):
         dist.init_process_group(chosen, timeout=timedelta(seconds=timeout_seconds))
-    except (RuntimeError, ValueError) as error:
+    return ranks_group(None)
+
+
+def check_backend(backend: str) -> None:
+    """Raise a UserError if this torch has no such backend."""
+    there = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available} if dist.is_available() else {}
+    if not there.get(backend, lambda: False)():
         raise UserError(
-            f"Rank {rank} of {ranks} did not meet the others at {address}:{port} within {timeout_seconds:g} s "
+            f"This torch has no backend {backend!r}.", "Choose gloo or nccl, and a torch that was built so."
+        )
+
+
+@contextmanager
+def meeting_within(seconds: float) -> Iterator[None]:
+    """Around what meets the other ranks at the address of torchrun's environment: one sentence if they do not."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+        address, port, rank, ranks = (os.environ.get(name, "?") for name in names)
+        raise UserError(
+            f"Rank {rank} of {ranks} did not meet the others at {address}:{port} within {seconds:g} s "
             f"({first_line(error)}).",
             "Look whether rank 0 runs there, whether this host reaches it, and whether all ranks were started.",
         ) from error
-    return ranks_group(None)
 
 
 def ranks_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:

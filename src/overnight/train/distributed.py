@@ -14,12 +14,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from overnight.comm.checks import check_backend, meeting_within
 from overnight.errors import ElsewhereError, UserError
 from overnight.train.rendezvous import meet
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 """How long ranks wait for each other, as at an evaluation, before they give up."""
+MEETING = timedelta(minutes=5)
+"""How long they wait for each other at the start."""
 
 
 @dataclass
@@ -175,11 +178,13 @@ def start_world(device: str = "auto", *, group: bool = False) -> Iterator[World]
         group: a process without others has a process group of its own.
 
     Raises:
-        UserError: for a device that this machine does not have.
+        UserError: for a device that this machine does not have or this torch cannot exchange from; if the ranks do not
+            meet in time, with the address.
     """
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         if group:
+            check_backend(_backend(chosen))
             _import_before_the_group()
             alone = dist.HashStore()  # type: ignore[attr-defined]
             dist.init_process_group(_backend(chosen), store=alone, rank=0, world_size=1, timeout=TIMEOUT)
@@ -189,9 +194,13 @@ def start_world(device: str = "auto", *, group: bool = False) -> Iterator[World]
             if group:
                 dist.destroy_process_group()
         return
+    check_backend(_backend(chosen))
     _import_before_the_group()
-    store, rank, world_size = meet(TIMEOUT)
-    dist.init_process_group(_backend(chosen), store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    store, rank, world_size = meet(MEETING)
+    with meeting_within(MEETING.total_seconds()):
+        dist.init_process_group(_backend(chosen), store=store, rank=rank, world_size=world_size, timeout=MEETING)
+    store.set_timeout(TIMEOUT)
+    dist.distributed_c10d._set_pg_timeout(TIMEOUT)
     try:
         yield World(rank, world_size, chosen)
         _ignore_sigterm()

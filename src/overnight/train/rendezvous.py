@@ -8,6 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from overnight.comm.checks import meeting_within
 from overnight.errors import UserError
 
 
@@ -23,15 +24,19 @@ def meet(timeout: timedelta) -> tuple[Any, int, int]:
         timeout: how long to wait for the others.
 
     Raises:
-        UserError: if one does not come, or the environment is not torchrun's.
+        UserError: if one does not come or the master is out of reach, with its address; or if the environment is not
+            torchrun's.
     """
-    try:
-        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    except ValueError as error:
-        reason = str(error).rpartition(": ")[2].rstrip(".")
-        raise UserError(f"RANK is set, but the ranks cannot meet: {reason}.", "Start them with torchrun.") from error
-    name = _invite(store, world_size, timeout) if rank == 0 else _ask(store, rank)
-    return dist.PrefixStore(name, store), rank, world_size  # type: ignore[attr-defined]
+    with meeting_within(timeout.total_seconds()):
+        try:
+            store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+        except ValueError as error:
+            reason = str(error).rpartition(": ")[2].rstrip(".")
+            raise UserError(
+                f"RANK is set, but the ranks cannot meet: {reason}.", "Start them with torchrun."
+            ) from error
+        name = _invite(store, world_size, timeout) if rank == 0 else _ask(store, rank)
+        return dist.PrefixStore(name, store), rank, world_size  # type: ignore[attr-defined]
 
 
 def _invite(store: Any, world_size: int, timeout: timedelta) -> str:
