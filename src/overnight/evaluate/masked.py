@@ -23,22 +23,22 @@ class HeldOutMasked:
     """What was guessed of held-out text.
 
     Attributes:
-        accuracy: share of the hidden word pieces whose logit is the largest, 0 to 1.
+        masked_accuracy: share of the hidden word pieces whose logit is the largest, 0 to 1.
         low, high: its 95 % confidence interval (Wilson 1927), which takes the pieces for independent.
         loss: their mean cross-entropy in nats.
         next_sentence_accuracy, next_sentence_loss: of the segments; NaN where sequences have one.
-        masked: pieces that were hidden.
+        pieces: so many were hidden.
         sequences: in how many.
         seconds: wall time.
     """
 
-    accuracy: float
+    masked_accuracy: float
     low: float
     high: float
     loss: float
     next_sentence_accuracy: float
     next_sentence_loss: float
-    masked: int
+    pieces: int
     sequences: int
     seconds: float
 

@@ -24,8 +24,7 @@ class PretrainingTask(nn.Module):
         UserError: for a negative w.
     """
 
-    metric = "accuracy"
-    counted = "hidden word pieces"
+    metric = "masked_accuracy"
 
     def __init__(self, model: nn.Module, *, next_sentence: float = 0.0) -> None:
         super().__init__()
