@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from overnight.errors import UserError
 from overnight.recipes.byte_presets import PRESETS, Preset
+from overnight.recipes.dial import adapted, planned
 from overnight.recipes.parallel import byte_plan, check_way, parallel_of
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def byte_lm(
     micro_batch_size: int | None = None,
     length: int | None = None,
     lr: float | None = None,
-    rule: Literal["preset", "none", "linear", "sqrt", "legw", "adam_sde", "paper"] = "preset",
+    rule: Literal["preset", "none", "linear", "sqrt", "legw", "adam_sde", "date", "paper"] = "preset",
     epochs: float | None = None,
     steps: int | None = None,
     minutes: float | None = None,
@@ -65,7 +66,7 @@ def byte_lm(
         length: bytes a lane and update (truncated backpropagation; the state is carried on).
         lr: peak rate; given, no rule touches it.
         rule: how the rate follows the batch (docs/scaling.md); legw scales the warm-up too, adam_sde the betas and eps.
-            paper: min(5e-4·B/128, 3e-3), falling over 100,000 steps above 2048.
+            date measures as it goes. paper: min(5e-4·B/128, 3e-3), falling over 100,000 steps above 2048.
         epochs: budget in passes over the training split.
         steps: budget in updates.
         minutes: budget in minutes of wall-clock time.
@@ -101,7 +102,7 @@ def byte_lm(
     held_out = _held_out_split(data)
     if held_out is None:
         notes.append("nothing is held out, so nothing is evaluated: prepare the corpus with --split or --valid")
-    return Run(
+    run = Run(
         recipe="byte-lm",
         model=partial(
             ByteLM,
@@ -128,6 +129,12 @@ def byte_lm(
         parallel=parallel_of(parallel, byte_plan()),
         **budget,
     )
+    if chosen != "date":
+        return run
+    tuned = replace(scaled, global_batch_size=base.batch, warmup_samples=base.warmup_steps * base.batch)
+    if optimizer not in ADAM_FAMILY:
+        tuned = replace(tuned, betas=None, eps=None)
+    return adapted(run, tuned, chosen, lr, warmup_steps)
 
 
 def _near(name: str, names: Iterable[str]) -> str:
@@ -160,12 +167,12 @@ def _scaled(
         return scaled, [f"rate {scaled.lr:g} = min({PAPER_LR:g} · {batch}/{PAPER_BATCH}, 0.003), the paper's rule"]
     if rule == "adam_sde" and optimizer not in ADAM_FAMILY:
         raise UserError("The rule adam_sde is for Adam.", "Take --optimizer adam, adamw or lamb, or --rule sqrt.")
-    scale: Callable[..., rules.Scaled] = getattr(rules, rule)
+    scale: Callable[..., rules.Scaled] = getattr(rules, planned(rule))
     try:
         found = scale(baseline, global_batch_size=batch)
     except ValueError as error:
         raise UserError(str(error), "Take --rule sqrt, or another batch.") from error
-    if rule == "none" or batch == base.batch:
+    if planned(rule) == "none" or batch == base.batch:
         return found.hyperparameters, []
     why = f"{baseline.lr:g} at batch {base.batch}, by the {rule} rule at batch {batch}"
     if rule in ("legw", "adam_sde"):  # they change more than the rate

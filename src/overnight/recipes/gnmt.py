@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from overnight.errors import UserError
-from overnight.recipes.dial import near, scaled
+from overnight.recipes.dial import adapted, near, scaled
 from overnight.recipes.gnmt_presets import PRESETS, GNMTPreset
 
 if TYPE_CHECKING:
+    from overnight.scaling import Hyperparameters
     from overnight.train.run import Run
 
 
@@ -19,7 +20,7 @@ def gnmt(
     batch_size: int | None = None,
     micro_batch_size: int | None = None,
     lr: float | None = None,
-    rule: Literal["none", "linear", "sqrt", "legw", "adam_sde"] = "legw",
+    rule: Literal["none", "linear", "sqrt", "legw", "adam_sde", "date"] = "legw",
     epochs: float | None = None,
     steps: int | None = None,
     dropout: float | None = None,
@@ -46,7 +47,8 @@ def gnmt(
         batch_size: pairs of one update over all ranks: the dial.
         micro_batch_size: pairs of one forward and backward on one rank.
         lr: rate; given, no rule touches it.
-        rule: how rate and warm-up follow the batch (docs/scaling.md); legw keeps the warm-up's steps, others its pairs.
+        rule: how rate and warm-up follow the batch (docs/scaling.md); legw keeps the warm-up's steps, others its pairs;
+            date measures as it goes.
         epochs: budget in passes over the training split.
         steps: budget in updates.
         dropout: on the input of every recurrent layer.
@@ -88,7 +90,9 @@ def gnmt(
     total_steps = steps if steps is not None else max(1, math.ceil(length * steps_per_epoch))
     if batch > pairs:
         raise UserError(f"The corpus has {pairs:,} pairs, too few for a batch of {batch:,}.", f"Take at most {pairs}.")
-    adam, warmup = _scaled(base, batch, lr, rule, notes)
+    tuned, adam, warmup = _scaled(base, batch, lr, rule, notes)
+    if rule == "date":
+        warmup = base.warmup_steps * batch
     if warmup > total_steps * batch:
         raise UserError(
             f"A warm-up of {warmup / batch:,.0f} steps is longer than the run of {total_steps:,}.",
@@ -100,6 +104,8 @@ def gnmt(
     elif not bleu_is_there():
         notes.append("no BLEU at the end: it needs sacrebleu (pip install 'overnight[text]')")
     milestones = _milestones(base, total_steps * batch, warmup)
+    if rule == "date" and lr is None:  # its schedule begins where its warm-up ends
+        milestones = tuple(one - warmup for one in milestones if one > warmup)
     schedule = partial(constant, warmup_samples=warmup)
     if milestones:
         schedule = partial(multistep, milestones=milestones, gamma=base.factor, warmup_samples=warmup)
@@ -108,7 +114,7 @@ def gnmt(
     shared = base.shared and opened.joint
     if base.shared and not shared:
         notes.append("two embeddings, since the corpus has two vocabularies: prepare it with --joint for one")
-    return Run(
+    run = Run(
         recipe="gnmt",
         model=partial(
             GNMT,
@@ -137,12 +143,13 @@ def gnmt(
         evaluations=base.evaluations if evaluations is None else evaluations,
         notes=tuple(notes),
     )
+    return adapted(run, tuned, rule, lr)
 
 
 def _scaled(
     base: GNMTPreset, batch: int, lr: float | None, rule: str, notes: list[str]
-) -> "tuple[dict[str, Any], float]":
-    """Adam's settings, and the warm-up in pairs."""
+) -> "tuple[Hyperparameters, dict[str, Any], float]":
+    """The baseline, Adam's settings, and the warm-up in pairs."""
     from overnight.scaling import Hyperparameters
 
     if lr is not None and not 0 < lr < math.inf:
@@ -159,7 +166,7 @@ def _scaled(
     if lr is not None:
         notes.append(f"the rate is {lr:g}, as given, whatever the rule; the rest is the rule's")
     adam = {"lr": found.lr if lr is None else lr, "betas": found.betas, "eps": found.eps}
-    return adam, found.warmup_samples
+    return tuned, adam, found.warmup_samples
 
 
 def _milestones(base: GNMTPreset, total: float, warmup: float) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from overnight.errors import UserError
-from overnight.recipes.dial import near, scaled
+from overnight.recipes.dial import adapted, near, scaled
 
 if TYPE_CHECKING:
     from overnight.train.run import Run
@@ -48,7 +48,7 @@ def mnist_lstm(
     batch_size: int = BATCH,
     micro_batch_size: int | None = None,
     lr: float | None = None,
-    rule: Literal["none", "linear", "sqrt", "legw", "adam_sde"] = "legw",
+    rule: Literal["none", "linear", "sqrt", "legw", "adam_sde", "date"] = "legw",
     optimizer: str = "momentum",
     epochs: float | None = None,
     steps: int | None = None,
@@ -73,7 +73,7 @@ def mnist_lstm(
         batch_size: images of one update over all ranks: the dial, up to 60,000.
         micro_batch_size: images of one forward and backward on one rank; less memory, same result.
         lr: peak rate; given, no rule touches it.
-        rule: how rate and warm-up follow the batch (docs/scaling.md).
+        rule: how rate and warm-up follow the batch (docs/scaling.md); date measures as it goes.
         optimizer: momentum, lars, lamb (each with its tuned baseline), or the import path of any torch.optim.Optimizer;
             that one with --lr.
         epochs: budget in passes over the training images (25, if no budget is given).
@@ -124,7 +124,7 @@ def mnist_lstm(
     settings = dict(tuned.settings) if found.betas is None else {**tuned.settings, "betas": found.betas}
     corpus = str(data.resolve())
     held_out: dict[str, Any] = {"corpus": corpus, "split": "valid" if valid else "test", "valid": valid}
-    return Run(
+    run = Run(
         recipe="mnist-lstm",
         model=partial(RowLSTM),
         task=partial(ClassificationTask, label_smoothing=label_smoothing),
@@ -143,6 +143,7 @@ def mnist_lstm(
         notes=tuple(notes),
         **budget,
     )
+    return adapted(run, baseline, rule, lr, warmup_steps)
 
 
 def _tuned(optimizer: str, lr: float | None) -> Tuned:

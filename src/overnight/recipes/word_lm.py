@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from overnight.errors import UserError
+from overnight.recipes.dial import adapted, planned
 from overnight.recipes.parallel import check_way, parallel_of, word_plan
 from overnight.recipes.word_presets import GPU_BATCH, PRESETS, QUIRKS, WordPreset
 
@@ -42,7 +43,7 @@ def word_lm(
     micro_batch_size: int | None = None,
     length: int | None = None,
     lr: float | None = None,
-    rule: Literal["none", "linear", "sqrt"] = "sqrt",
+    rule: Literal["none", "linear", "sqrt", "date"] = "sqrt",
     epochs: float | None = None,
     steps: int | None = None,
     minutes: float | None = None,
@@ -76,7 +77,7 @@ def word_lm(
         micro_batch_size: lanes of one forward and backward on one rank.
         length: words a lane and update (truncated backpropagation; the state is carried on).
         lr: rate; given, no rule touches it.
-        rule: how the rate follows the batch.
+        rule: how the rate follows the batch; date measures as it goes (docs/methods/date.md).
         epochs: budget in passes over the training split.
         steps: budget in updates.
         minutes: budget in minutes of wall-clock time.
@@ -104,6 +105,7 @@ def word_lm(
     from overnight.data.words.corpus import WordCorpus
     from overnight.evaluate.words import heldout_words, word_baselines
     from overnight.models.word_lm import clip_recurrent_only
+    from overnight.scaling import Hyperparameters
     from overnight.schedule import constant
     from overnight.schedule.endless import exponential
     from overnight.tasks.word_model import WordModelTask
@@ -135,7 +137,7 @@ def word_lm(
     passes = budget["epochs"]
     layer, kind = base.output if output is None else output, base.gates if gates is None else gates
     rows = _rows(chosen, parallel, tied and layer == "full", notes)
-    return Run(
+    run = Run(
         recipe="word-lm",
         model=_model(base, opened, corpus, gates, layer, sampler, tied, dropout, factor_init, rows, on, seed),
         task=partial(WordModelTask, reduction="sum_over_time" if summed else "mean", frobenius_decay=frobenius_decay),
@@ -156,6 +158,7 @@ def word_lm(
         parallel=parallel_of(parallel, word_plan(base.model, kind, layer, opened.vocab_size, tied, rows)),
         **budget,  # type: ignore[arg-type]
     )
+    return run if rule != "date" else adapted(run, Hyperparameters(lr=rate, global_batch_size=base.batch), rule, lr)
 
 
 def _near(name: str, names: Iterable[str]) -> str:
@@ -188,8 +191,8 @@ def _rate(base: WordPreset, batch: int, lr: float | None, rule: str, optimizer: 
     if optimizer != base.optimizer:
         raise UserError(f"The preset's rate is that of {base.optimizer}.", f"Give one for {optimizer} with --lr.")
     tuned = rules.Hyperparameters(lr=base.lr, global_batch_size=base.batch)
-    found = getattr(rules, rule)(tuned, global_batch_size=batch).hyperparameters
-    if batch != base.batch and rule != "none":
+    found = getattr(rules, planned(rule))(tuned, global_batch_size=batch).hyperparameters
+    if batch != base.batch and planned(rule) != "none":
         notes.append(f"rate {found.lr:g}: {base.lr:g} at batch {base.batch}, by the {rule} rule at batch {batch}")
     rate: float = found.lr
     return rate
