@@ -12,12 +12,13 @@ class Export:
     """Write a run's model in a format that other programs read, and check it against the original.
 
     safetensors is the layout of the Hugging Face hub, with a model card; npy the fifteen published arrays; onnx and
-    torch (torch.export) hold one step and a window of any length, for any batch.
+    torch (torch.export) hold one step and a window of any length, for any batch; transformers is for runs of bert, and
+    is what its from_pretrained reads.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
     """The folder that overnight train or overnight import wrote."""
-    to: Annotated[Literal["safetensors", "npy", "onnx", "torch"], tyro.conf.arg(help_behavior_hint="")]
+    to: Annotated[Literal["safetensors", "npy", "onnx", "torch", "transformers"], tyro.conf.arg(help_behavior_hint="")]
     """The format; onnx needs the extra export."""
     out: Annotated[Path, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
     """The folder to make."""

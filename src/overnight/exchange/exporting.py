@@ -17,7 +17,7 @@ from overnight.exchange.folder import new_folder
 from overnight.exchange.hub import Origin, read_hub, write_hub
 from overnight.exchange.published import read_published, write_published
 
-FORMATS = ("safetensors", "npy", "onnx", "torch")
+FORMATS = ("safetensors", "npy", "onnx", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def export_model(run: str | Path, to: str, out: str | Path, which: str = "best")
     Args:
         run: the run folder.
         to: ``safetensors`` (Hugging Face hub layout), ``npy`` (the published arrays), ``onnx`` or ``torch``
-            (``torch.export``).
+            (``torch.export``); or, of a BERT, ``transformers``.
         out: the folder to make.
         which: ``best``, ``last`` or a step.
 
@@ -54,6 +54,13 @@ def export_model(run: str | Path, to: str, out: str | Path, which: str = "best")
         raise UserError(f"{to!r} is not a format.", f"Choose one of {', '.join(FORMATS)}.")
     if out.exists() or out.is_symlink():
         raise UserError(f"{out} already exists.", "Choose another --out.")
+    if to == "transformers":
+        from overnight.exchange.bert import write_bert
+
+        with new_folder(out) as aside:
+            step, differences = write_bert(run, aside, which)
+            size = sum(file.stat().st_size for file in aside.iterdir())
+        return Exported(step, size, differences)
     if to == "onnx":
         from overnight.exchange.onnx_program import required_libraries
 
