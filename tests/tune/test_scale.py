@@ -19,6 +19,7 @@ from overnight.report.why import write_plan
 from overnight.scaling.links import LINKS
 from overnight.schedule import multistep
 from overnight.train.average import WeightAverage
+from overnight.train.launch import Options, train
 from overnight.train.run import Run
 from overnight.tune.baseline import baseline_of
 from overnight.tune.limits import largest_data_batch
@@ -264,3 +265,21 @@ def test_mistakes_on_the_command_line(
 ) -> None:
     assert main(["scale", "byte-lm", "--data", str(corpus), *more]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_on_line_the_run_begins_as_the_baseline_and_date_takes_it_from_there(baseline: Run, tmp_path: Path) -> None:
+    held = ("max_norm=0.25",)
+    target = scale(baseline.with_setting(held[0]), [64], probe=probed(), online=True, fixed=held).targets[0]
+    run = target.run
+    assert run.adapt is not None
+    assert run.adapt.keywords["fixed"] == ("max_norm",)
+    assert run.adapt.keywords["baseline"].keywords["global_batch_size"] == 4
+    assert run.optimizer.keywords["lr"] == baseline.optimizer.keywords["lr"]
+    assert (run.global_batch_size, run.micro_batch_size, run.steps) == (64, 4, 25)
+    assert target.costs["planned_steps"] > 25, "the plan is what it is expected to do"
+    assert train(run, tmp_path / "run", Options(quiet=True))["state"] == "finished"
+    again = Run.from_json(json.loads((tmp_path / "run" / "run.json").read_text())["run"])
+    with pytest.raises(UserError, match="sets its rate as it trains"):
+        scale(again, [128])
+    with pytest.raises(UserError, match="does not adapt a run that is under way"):
+        scale(baseline, [64], rule="legw", online=True)

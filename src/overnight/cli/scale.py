@@ -31,6 +31,11 @@ class Options:
         Literal["none", "linear", "sqrt", "legw", "adam_sde", "adascale", "date"],
         tyro.conf.arg(help="How the rest follows the batch (docs/scaling.md)."),
     ] = "date"
+    online: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(help="Of date: let the run go on measuring, and follow what it finds (docs/methods/date.md)."),
+    ] = False
     probe: Annotated[Path | None, tyro.conf.arg(help="What overnight probe measured of this baseline.")] = None
     devices: Annotated[int, tyro.conf.arg(help="Plan for so many devices like the probe's too.")] = 1
     link: Annotated[str | None, tyro.conf.arg(help="Between them: 100M, 1G, 10G, 100G, ndr, nvlink4, … .")] = None
@@ -82,6 +87,7 @@ def main(argv: list[str]) -> int:
         devices=options.devices,
         link=options.link,
         fixed=options.set,
+        online=options.online,
     )
     from rich.console import Console
 

@@ -117,4 +117,5 @@ def micro_batches(share: int, wanted: int | None, world_size: int) -> int:
 
 def _divisor(share: int) -> int:
     """Samples of a micro-batch when the batch is cut into four, or into the next best number that divides it."""
-    return next(share // count for count in (4, 3, 5, 6, 2, *range(7, share + 1)) if share % count == 0)
+    counts: list[int] = [4, 3, 5, 6, 2, *range(7, share + 1)]
+    return share // next(count for count in counts if share % count == 0)

@@ -77,6 +77,7 @@ def scale(
     devices: int = 1,
     link: str | None = None,
     fixed: Sequence[str] = (),
+    online: bool = False,
 ) -> Plan:
     """Plan a tuned run at other batches. Nothing is trained.
 
@@ -88,6 +89,7 @@ def scale(
         devices: that share a batch.
         link: between them, a name in ``overnight.scaling.links.LINKS``.
         fixed: ``NAME=VALUE`` settings of the baseline, in which they are already, that no rule may change.
+        online: of ``date``: the runs go on measuring, and the plan is what they are expected to do.
 
     Raises:
         UserError: for batches, rules or settings that cannot work together, and a rule whose measurement is missing.
@@ -98,6 +100,15 @@ def scale(
         raise UserError(
             f"{devices} devices cannot be planned{'' if devices < 1 else ' without their link'}.",
             "Take --devices 1 or more." if devices < 1 else "Name it with --link, such as 10G, 100G, ndr or nvlink4.",
+        )
+    if online and rule != "date":
+        raise UserError(
+            f"The rule {rule} does not adapt a run that is under way.", "Take --rule date, or leave it out."
+        )
+    if run.adapt is not None:
+        raise UserError(
+            "This run sets its rate as it trains, so it is no baseline with a rate of its own.",
+            "Name the recipe, or the run that it was scaled from.",
         )
     held = _held(fixed, rule)
     _same(run, probe)
@@ -119,7 +130,9 @@ def scale(
     )
     if costs.curve is None:
         notes.append("No hours, since no speed was measured: give --probe with the throughput of this device.")
-    targets = tuple(target_of(baseline, batch, rule, scale_of, costs, probe, held) for batch in sorted(set(batches)))
+    targets = tuple(
+        target_of(baseline, batch, rule, scale_of, costs, probe, held, online) for batch in sorted(set(batches))
+    )
     rungs = ladder(costs, min(largest_data_batch(run, BEYOND * max(batches)), BEYOND * max(batches)), max(batches))
     critical = None
     if probe is not None:

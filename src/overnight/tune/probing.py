@@ -129,6 +129,11 @@ def _prepared(run: Run, how: Probing, world: World) -> tuple[Run, Parts, State, 
         raise UserError(
             "Noise is measured from whole gradients, and this run exchanges others.", "Probe it without --parallel."
         )
+    if run.adapt is not None:
+        raise UserError(
+            "This run sets its rate as it trains, and measures its noise itself.",
+            "Probe the recipe without --rule date.",
+        )
     world.together(run.check)
     plan_batches(run.global_batch_size, world.world_size, None)
     share = run.global_batch_size // world.world_size

@@ -10,6 +10,7 @@ from overnight.scaling import Hyperparameters, rules
 from overnight.scaling.gain import gain
 from overnight.train.run import Run
 from overnight.tune.baseline import Baseline, baseline_of, scaled_run
+from overnight.tune.online import online_run
 from overnight.tune.outlook import Costs
 from overnight.tune.record import Probe
 from overnight.tune.settings import Setting, settings_of
@@ -75,6 +76,7 @@ def target_of(
     costs: Costs,
     probe: Probe | None,
     held: tuple[str, ...],
+    online: bool = False,
 ) -> Target:
     """The baseline at another batch.
 
@@ -84,6 +86,7 @@ def target_of(
         costs: what is known of them.
         probe: whose layers' relative steps are looked at.
         held: ``NAME=VALUE`` settings that no rule may change.
+        online: the run adapts itself, from the baseline's settings on.
 
     Raises:
         UserError: if the rule does not reach that batch, or a micro-batch that the user set does not fit.
@@ -102,8 +105,12 @@ def target_of(
     run = scaled_run(baseline, scaled.hyperparameters, micro, scaled.explanation)
     for assignment in held:
         run = run.with_setting(assignment)
+    planned_run = run
+    if online:
+        most = batch // costs.devices if costs.curve is None else costs.curve.largest_batch
+        run = online_run(baseline, batch, most, [each.partition("=")[0].strip() for each in held])
     speed = None if costs.curve is None else batch / costs.curve.accumulated(batch)[1]
-    after = scaled.hyperparameters if not held else baseline_of(run, speed).tuned
+    after = scaled.hyperparameters if not held else baseline_of(planned_run, speed).tuned
     layers = () if probe is None else tuple(probe.layers[name] for name in probe.matrices)
     lines = settings_of(
         rule,
