@@ -14,7 +14,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from overnight.comm import HiddenRows, Meter, Plan, SampledState, join_ranks, sampled_hook, sampled_parallel
+from overnight.comm import HiddenRows, LocalSteps, Meter, Plan, SampledState, join_ranks, sampled_hook, sampled_parallel
+from overnight.comm.strategies import ddp
 from overnight.errors import UserError
 
 
@@ -49,15 +50,15 @@ def _twice(rank: int) -> None:
 
 
 def _second_state(rank: int) -> None:
-    ddp = DistributedDataParallel(nn.Linear(4, 3))
-    SampledState(ddp, Plan())
-    SampledState(ddp, Plan())
+    wrapped = DistributedDataParallel(nn.Linear(4, 3))
+    SampledState(wrapped, Plan())
+    SampledState(wrapped, Plan())
 
 
 def _second_hook(rank: int) -> None:
-    ddp = DistributedDataParallel(nn.Linear(4, 3))
-    ddp.register_comm_hook(None, allreduce_hook)
-    SampledState(ddp, Plan())
+    wrapped = DistributedDataParallel(nn.Linear(4, 3))
+    wrapped.register_comm_hook(None, allreduce_hook)
+    SampledState(wrapped, Plan())
 
 
 def _wrapped(rank: int) -> None:
@@ -137,6 +138,26 @@ def a_rank_that_stalls() -> float:
     return -1.0
 
 
+STARTS: dict[str, Callable[[nn.Module], Any]] = {
+    "sampled": lambda model: sampled_parallel(model, timeout_seconds=1.0),
+    "local": lambda model: LocalSteps(model, every=2, timeout_seconds=1.0),
+    "ddp": lambda model: ddp(model, timeout_seconds=1.0),
+}
+
+
+def a_rank_that_does_not_start(way: str) -> str:
+    """Rank 1 never registers; what rank 0 says."""
+    join_ranks("gloo", 60)
+    if dist.get_rank() == 1:
+        time.sleep(3)
+        return ""
+    try:
+        STARTS[way](nn.Linear(3, 3))
+    except UserError as error:
+        return str(error)
+    raise AssertionError("nothing was said")
+
+
 def counted(dtype: Any) -> dict[str, Any]:
     """Bytes of steps by the meter, and by the formula."""
     with ranks() as group:
@@ -161,14 +182,14 @@ def hooks() -> dict[str, Any]:
     with ranks() as group:
         found = {}
         for name in ("torch", "ours"):
-            ddp, meter = DistributedDataParallel(Words(seed=3, sparse=False)), Meter()
-            state: Any = None if name == "torch" else SampledState(ddp, Plan(HIDDEN))
-            ddp.register_comm_hook(state, meter.wrap(allreduce_hook if name == "torch" else sampled_hook))
+            wrapped, meter = DistributedDataParallel(Words(seed=3, sparse=False)), Meter()
+            state: Any = None if name == "torch" else SampledState(wrapped, Plan(HIDDEN))
+            wrapped.register_comm_hook(state, meter.wrap(allreduce_hook if name == "torch" else sampled_hook))
             for step in range(2):
-                ddp(*batch(step, group.rank())).backward()
+                wrapped(*batch(step, group.rank())).backward()
             found[name] = meter.read()
-        found["elements"] = sum(p.numel() for p in ddp.parameters())
-        found["less"] = sum(p.numel() - p.numel() // 2 for n, p in ddp.module.named_parameters() if "rnn" in n)
+        found["elements"] = sum(p.numel() for p in wrapped.parameters())
+        found["less"] = sum(p.numel() - p.numel() // 2 for n, p in wrapped.module.named_parameters() if "rnn" in n)
         return found
 
 
@@ -177,16 +198,16 @@ def power_sgd() -> dict[str, Any]:
     with ranks() as group:
         then = vars(torch._C.Future)["then"]
         model, meter = nn.Sequential(nn.Linear(40, 60), nn.Tanh(), nn.Linear(60, 2)), Meter()
-        ddp = DistributedDataParallel(model)
+        wrapped = DistributedDataParallel(model)
         state = PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2)
-        ddp.register_comm_hook(state, meter.wrap(powerSGD_hook))
+        wrapped.register_comm_hook(state, meter.wrap(powerSGD_hook))
         found = []
         for step in range(5):
             torch.manual_seed(10 * step + group.rank())
-            ddp(torch.randn(8, 40)).square().mean().backward()
+            wrapped(torch.randn(8, 40)).square().mean().backward()
             found.append(meter.read())
         # with the group in it, DDP's destructor would wait for a callback that has not quite ended, which waits for it
-        del ddp
+        del wrapped
         gc.collect()
         return {
             "steps": found,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from comm.checks_work import MISTAKES, a_rank_that_stalls, meet, mistakes
+from comm.checks_work import MISTAKES, STARTS, a_rank_that_does_not_start, a_rank_that_stalls, meet, mistakes
 from train.launching import free_port
 from train.on_ranks import on_ranks
 
@@ -54,6 +54,13 @@ def test_a_rank_that_stalls_is_given_up_on(tmp_path: Path) -> None:
     assert isinstance(waited, UserError), waited
     assert int(str(waited).split()[0]) <= 4
     assert "the ranks met at 127.0.0.1:" in str(waited)
+
+
+@pytest.mark.parametrize("way", STARTS)
+def test_a_rank_that_does_not_start_is_given_up_on(way: str, tmp_path: Path) -> None:
+    said, _ = on_ranks(a_rank_that_does_not_start, tmp_path, 2, way)
+    assert "Meeting the other ranks failed" in said
+    assert "the ranks met at 127.0.0.1:" in said
 
 
 def test_a_callback_that_comes_late_is_waited_for() -> None:

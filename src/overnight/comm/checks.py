@@ -162,6 +162,17 @@ def failed(error: BaseException, what: str) -> UserError:
     )
 
 
+@contextmanager
+def meeting() -> Iterator[None]:
+    """Around what is exchanged before the first step, and the making of groups: a UserError if a rank does not come."""
+    try:
+        yield
+    except RuntimeError as error:
+        if lost(error):
+            raise failed(error, "Meeting the other ranks") from error
+        raise
+
+
 def lost(error: BaseException) -> bool:
     """Whether an error is of the ranks' connection; gloo's are RuntimeErrors that name its source files."""
     return isinstance(error, dist.DistError) or "gloo/" in str(error)

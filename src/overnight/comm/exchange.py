@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from overnight.comm.checks import model_digest, ranks_group, refuse_sparse, release, same_everywhere, take
+from overnight.comm.checks import meeting, model_digest, ranks_group, refuse_sparse, release, same_everywhere, take
 from overnight.comm.meter import Meter
 from overnight.comm.plan import HiddenRows, Plan, Rows, Rule, Whole, rule_blocks, units
 from overnight.comm.residual import Residual, ResidualMode
@@ -73,9 +73,10 @@ class SampledState:
         self.group = ranks_group(process_group)
         inner = model.module if isinstance(model, DistributedDataParallel) else model
         self.timeout, self.members = timedelta(seconds=timeout_seconds), dist.get_process_group_ranks(self.group)
-        self.cpu_group = dist.new_group(self.members, self.timeout, "gloo")
         digests = {"model": model_digest(inner), "plan": plan.digest(), "data": data, "torch": torch.__version__}
-        same_everywhere(digests, self.cpu_group)
+        with meeting():
+            self.cpu_group = dist.new_group(self.members, self.timeout, "gloo")
+            same_everywhere(digests, self.cpu_group)
         self.named = {name: p for name, p in inner.named_parameters() if p.requires_grad}
         plan.check(self.named.items())
         if not sparse:

@@ -93,9 +93,11 @@ class LocalSteps:
             "data": data,
             "torch": torch.__version__,
         }
-        checks.same_everywhere(digests, dist.new_group(members, timeout, "gloo"))
+        with checks.meeting():
+            checks.same_everywhere(digests, dist.new_group(members, timeout, "gloo"))
+            self.group = dist.new_group(members, timeout)
         checks.take(model)
-        self.module, self.meter, self.group = model, meter, dist.new_group(members, timeout)
+        self.module, self.meter = model, meter
         self.every, self.outer_lr, self.momentum, self.nesterov = every, outer_lr, momentum, nesterov
         self._trained = [name for name, p in model.named_parameters() if p.requires_grad]
         with _exchanging(), torch.no_grad():

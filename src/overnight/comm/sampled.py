@@ -1,6 +1,6 @@
 """Sampled gradients: data-parallel training that exchanges only rows of the gradients, the same rows on every rank."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from overnight.comm.checks import failed, lost, sparse_parameters
+from overnight.comm.checks import failed, lost, meeting, sparse_parameters
 from overnight.comm.exchange import SampledState
 from overnight.comm.meter import Meter
 from overnight.comm.plan import Plan
@@ -82,16 +82,21 @@ class SampledParallel(nn.Module):
     def __init__(self, model: nn.Module, exchange: SampledState, meter: Meter | None, **ddp: Any) -> None:
         super().__init__()
         self.module, self.exchange, self.meter = model, exchange, meter
+        self._syncs = True
+        self._rows: RowExchange | None = None
+        self._ddp: tuple[DistributedDataParallel, ...] = ()  # a tuple, so that its parameters are not ours twice
+        with meeting():
+            self._join(model, exchange, meter, ddp)
+
+    def _join(self, model: nn.Module, exchange: SampledState, meter: Meter | None, ddp: Mapping[str, Any]) -> None:
+        exchange.group = exchange.residual.group = dist.new_group(exchange.members, exchange.timeout)
         exchange.meter = meter
         sparse = sparse_parameters(model)
         apart = {id(p) for p in sparse.values()}
-        self._syncs = True
-        self._rows: RowExchange | None = None
         if sparse:
             group = dist.new_group(exchange.members, exchange.timeout)
             _same_start(model, [p for p in model.parameters() if id(p) in apart], exchange, group)
             self._rows = RowExchange(exchange, sparse, model, group, meter)
-        self._ddp: tuple[DistributedDataParallel, ...] = ()  # a tuple, so that its parameters are not ours twice
         if any(p.requires_grad and id(p) not in apart for p in model.parameters()):
             names = [name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in apart]
             ignored = [*getattr(model, "_ddp_params_and_buffers_to_ignore", []), *names]
@@ -180,7 +185,6 @@ def sampled_parallel(
         model, plan or Plan(), process_group=process_group, data=data, loss_scale=loss_scale,
         timeout_seconds=timeout_seconds, sparse=True,
     )  # fmt: skip
-    state.group = state.residual.group = dist.new_group(state.members, state.timeout)
     return SampledParallel(model, state, meter, **ddp)
 
 

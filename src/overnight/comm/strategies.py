@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from overnight.comm.checks import model_digest, ranks_group, refuse_sparse, same_everywhere
+from overnight.comm.checks import meeting, model_digest, ranks_group, refuse_sparse, same_everywhere
 from overnight.comm.inner_state import even_out
 from overnight.comm.local_steps import LocalSteps
 from overnight.comm.meter import Meter
@@ -104,11 +104,13 @@ def ddp(
     group = ranks_group(None)
     if group.size() == 1:
         return Strategy(module)
-    checks = dist.new_group(dist.get_process_group_ranks(group), timedelta(seconds=timeout_seconds), "gloo")
-    same_everywhere({"model": model_digest(module), "data": data}, checks)
+    members, timeout = dist.get_process_group_ranks(group), timedelta(seconds=timeout_seconds)
+    with meeting():
+        same_everywhere({"model": model_digest(module), "data": data}, dist.new_group(members, timeout, "gloo"))
     refuse_sparse(module)
     meter = Meter()
-    wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True)
+    with meeting():
+        wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True)
     wrapped.register_comm_hook(group, meter.wrap(_mean if dtype is None else _mean_bf16, callbacks=False))
     return Strategy(wrapped, meter)
 

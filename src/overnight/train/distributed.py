@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from overnight.comm.checks import check_backend, meeting_within
+from overnight.comm.checks import check_backend, lost, meeting_within
 from overnight.errors import ElsewhereError, UserError
 from overnight.train.rendezvous import meet
 
@@ -80,7 +80,12 @@ class World:
             failure = error
         if self.world_size > 1:
             mine = torch.tensor(self.world_size if failure is None else self.rank, device=self.device)
-            first = int(self.all_reduce(mine, dist.ReduceOp.MIN).item())
+            try:
+                first = int(self.all_reduce(mine, dist.ReduceOp.MIN).item())
+            except RuntimeError as error:
+                if failure is not None and lost(error):
+                    raise failure from error
+                raise
             if first < self.world_size:
                 box = [(failure.problem, failure.remedy) if failure is not None else None]
                 dist.broadcast_object_list(box, src=first, device=self.device)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from overnight.comm.checks import meeting
 from overnight.comm.strategies import Strategy
 from overnight.train.distributed import World
 from overnight.train.observe import StepObserver
@@ -74,7 +75,8 @@ class Stepper:
             scale = self.scaler.get_scale if self.scaler is not None else None
             self.parallel: Parallel = make(module=task, optimizer=optimizer, loss_scale=scale)
         elif world.world_size > 1:
-            self.parallel = Strategy(DistributedDataParallel(task, gradient_as_bucket_view=True))
+            with meeting():
+                self.parallel = Strategy(DistributedDataParallel(task, gradient_as_bucket_view=True))
         else:
             self.parallel = Strategy(task)
         self.wrapped: nn.Module = self.parallel.module
