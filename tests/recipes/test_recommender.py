@@ -92,7 +92,7 @@ def test_alternating_is_the_reference_codes(dense_items: int | None) -> None:
             assert loss.count == 16 * int(cells.sum())
         y = out.detach()
         mean.backward()
-        assert float(loss.total) / loss.count == pytest.approx(first)  # what is logged is of the ratings
+        assert loss.total.item() / loss.count == pytest.approx(first)  # what is logged is of the ratings
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -307,6 +307,20 @@ def test_the_command(ratings: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     assert main(["train", "recommender", "--data", str(tmp_path / "none.csv"), *words[:-1], str(tmp_path / "s")]) == 2
     assert "none.csv does not exist" in capsys.readouterr().err
+
+
+def test_preparing(ratings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["prepare", "--ratings", str(ratings), "--out", str(tmp_path / "c"), "--split", "time"]
+    assert main([*words, "--held-out", "0.1", "0.1"]) == 0
+    said = capsys.readouterr().out
+    assert "60 users, 30 items" in said
+    assert f"Next: overnight train recommender --data {tmp_path / 'c'}" in said
+    assert len(load_ratings(tmp_path / "c").valid) > 0
+    for wrong, why in (([], "0 sources"), ([str(ratings), str(ratings)], "2 sources"), ([str(ratings)], "No folder")):
+        assert main(["prepare", "--ratings", *wrong]) == 2
+        assert why in capsys.readouterr().err
+    assert main([*words[:5], "--scale", "1", "5", "--force"]) == 2
+    assert "is outside the scale from 1 to 5" in capsys.readouterr().err
 
 
 def test_on_movielens() -> None:

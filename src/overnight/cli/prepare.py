@@ -118,6 +118,10 @@ def main(argv: list[str]) -> int:
         from overnight.cli.prepare_bert import main as prepare_bert
 
         return prepare_bert([argument for argument in argv if argument != "--bert"])
+    if "--ratings" in argv:
+        from overnight.cli.prepare_ratings import main as prepare_ratings
+
+        return prepare_ratings([argument for argument in argv if argument != "--ratings"])
     arguments = tyro.cli(FlagCreatePairsOff[Arguments], args=argv, prog="overnight prepare")
     if not arguments.out:
         raise UserError("No folder for the corpus was given.", "Add --out DIR.")

@@ -59,6 +59,7 @@ def recommender(
     columns: tuple[str, ...] = (),
     duplicates: Literal["error", "last", "mean"] = "error",
     scale: tuple[float, float] | None = None,
+    by: Literal["user", "item"] = "user",
     hidden: tuple[int, ...] | None = None,
     activation: str = "selu",
     last_activation: bool | None = None,
@@ -103,6 +104,8 @@ def recommender(
         columns: names of the columns of user, item, rating and time, where they cannot be guessed.
         duplicates: what to do where a user rated an item twice: stop, keep the last, or take the mean.
         scale: lowest and highest rating there may be.
+        by: what a row is: a user's ratings, so that new users are answered without training, or an item's, which often
+            errs less.
         hidden: widths of the encoder's layers; the decoder mirrors them.
         activation: selu, elu, lrelu, relu, relu6, sigmoid, tanh, swish or none.
         last_activation: whether the output has one.
@@ -163,9 +166,16 @@ def recommender(
         budget["epochs"] = base.epochs
     share = held_out if held_out is not None else (1 if split == "leave-last" else 0.1)
     kept = partial(
-        RatingSettings, columns=columns, duplicates=duplicates, scale=scale, split=split, valid=valid_share,
-        test=share, seed=seed,
-    )  # fmt: skip
+        RatingSettings,
+        columns=columns,
+        duplicates=duplicates,
+        scale=scale,
+        split=split,
+        valid=valid_share,
+        test=share,
+        seed=seed,
+        by=by,
+    )
     source: dict[str, Any] = {
         "corpus": str(data.resolve()),
         "settings": kept,

@@ -1,6 +1,7 @@
 """Splits, duplicates, and the corpus on disk against the same in memory."""
 
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,17 @@ def test_a_corpus_holds_what_memory_would(tmp_path: Path, settings: RatingSettin
     assert {entry.name for entry in (tmp_path / "corpus").iterdir()} == {*FILES, "manifest.json"}
     RatingCorpus(tmp_path / "corpus").verify()
     assert prepare_ratings(file, tmp_path / "corpus", settings, notify=lambda said: None) == manifest
+
+
+def test_by_item(tmp_path: Path) -> None:
+    """The same ratings, rows for items; of a corpus too."""
+    file = write_ratings(tmp_path / "r.csv")
+    mine, its = load_ratings(file, SPLITS[0]), load_ratings(file, replace(SPLITS[0], by="item"))
+    assert (its.users.names, its.items.names) == (mine.items.names, mine.users.names)
+    for name in ("train", "valid", "test"):
+        assert cells(its, name) == {(item, user, *rest) for user, item, *rest in cells(mine, name)}
+    prepare_ratings(file, tmp_path / "corpus", SPLITS[0])
+    assert load_ratings(tmp_path / "corpus", RatingSettings(by="item")).train.digest == its.train.digest
 
 
 def test_nothing_half_written_is_left(tmp_path: Path) -> None:

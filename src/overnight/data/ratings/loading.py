@@ -27,7 +27,8 @@ def load_ratings(
 ) -> RatingSplits:
     """The splits of a rating file, a folder of them, or a corpus that ``overnight prepare --ratings`` made.
 
-    What was loaded last is kept for the next call. A corpus has its own splits and stays on disk.
+    What was loaded last is kept for the next call. A corpus has its own splits and stays on disk (unless ``by`` is
+    item: then it is turned in memory).
 
     Args:
         path: see ``find_files``.
@@ -48,7 +49,7 @@ def load_ratings(
     if (path / "manifest.json").is_file():
         if valid or test:
             raise UserError(f"{path} is prepared and has its splits.", "Leave the files of the held-out splits away.")
-        return RatingCorpus(path).splits
+        return _corpus(path, (settings or RatingSettings()).by, (path / "manifest.json").stat().st_mtime_ns)
     stamps = tuple((file.source.path, file.source.mtime_ns) for files in given_files(path, valid, test).values()
                    for file in files)  # fmt: skip
     return _load(str(path), settings or RatingSettings(), str(valid), str(test), stamps)
@@ -57,7 +58,13 @@ def load_ratings(
 @lru_cache(maxsize=2)
 def _load(path: str, settings: RatingSettings, valid: str, test: str, stamps: object) -> RatingSplits:
     splits, _ = build_splits(given_files(path, valid, test, settings.columns), settings)
-    return splits
+    return splits if settings.by == "user" else splits.transposed()
+
+
+@lru_cache(maxsize=2)
+def _corpus(path: Path, by: str, stamp: int) -> RatingSplits:
+    splits = RatingCorpus(path).splits
+    return splits if by == "user" else splits.transposed()
 
 
 def split_table(table: RatingTable, settings: RatingSettings | None = None) -> RatingSplits:

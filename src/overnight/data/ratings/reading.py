@@ -19,7 +19,7 @@ from overnight.data.ratings.files import RatingFile, choose_columns, is_number
 from overnight.data.ratings.table import NO_TIME, Times, Values
 from overnight.errors import UserError
 
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20
 _BLOCK_ROWS = 1 << 18
 _REMEDY = "Correct it, or leave that row out."
 _MOVIE = re.compile(rb"(?m)^(\d+):\s*$")

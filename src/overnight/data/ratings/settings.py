@@ -24,6 +24,8 @@ class RatingSettings:
         split: ``time``: what is rated last is held out, whoever rates; ``leave-last``: each user's last ratings are;
             ``random``: each rating by a coin.
         valid, test: held-out shares of the ratings; with ``leave-last`` the numbers of ratings of each user.
+        by: ``user``: a row is a user's ratings, and new users are answered from theirs alone; ``item``: a row is what
+            all users gave one item. What is held out is the same.
         seed: of the coins, which also cut the time that is held out into valid and test.
 
     Raises:
@@ -40,13 +42,18 @@ class RatingSettings:
     valid: float = 0.0
     test: float = 0.1
     seed: int = 0
+    by: Literal["user", "item"] = "user"
 
     def __post_init__(self) -> None:
         if self.columns and len(self.columns) not in (3, 4):
             raise UserError(
                 f"{len(self.columns)} columns were named.", "Name those of user, item, rating and, if any, time."
             )
-        for name, known in (("duplicates", ("error", "last", "mean")), ("split", ("time", "leave-last", "random"))):
+        for name, known in (
+            ("duplicates", ("error", "last", "mean")),
+            ("split", ("time", "leave-last", "random")),
+            ("by", ("user", "item")),
+        ):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}={getattr(self, name)!r} is not known.", f"Choose one of {', '.join(known)}.")
         if self.scale is not None:

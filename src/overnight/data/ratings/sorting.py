@@ -16,7 +16,7 @@ from overnight.errors import UserError
 
 RECORD = np.dtype([("user", "<i4"), ("item", "<i4"), ("value", "<f4"), ("timestamp", "<i8")])
 """A rating on its way to its place."""
-BUCKET = 1 << 22
+BUCKET = 1 << 20
 """Ratings that are sorted at once."""
 Records = npt.NDArray[np.void]
 

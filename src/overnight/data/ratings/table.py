@@ -19,7 +19,7 @@ Values = npt.NDArray[np.float32]
 Times = npt.NDArray[np.int64]
 NO_TIME = np.iinfo(np.int64).min
 """Stands for a time that is missing."""
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 """Ratings that are worked on at once."""
 
 
@@ -178,6 +178,11 @@ class RatingSplits:
     users: Ids
     items: Ids
     dropped: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def transposed(self) -> RatingSplits:
+        """The same with rows for items and columns for users, in memory."""
+        train, valid, test = (matrix.transposed() for matrix in (self.train, self.valid, self.test))
+        return RatingSplits(train, valid, test, self.items, self.users, self.dropped)
 
     def split(self, name: str) -> RatingMatrix:
         """``train``, ``valid`` or ``test``.

@@ -1,0 +1,118 @@
+"""`overnight prepare --ratings`: files of ratings → a corpus of ratings."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from overnight.cli.preparing import say, shown_progress, sigterm_stops
+from overnight.errors import UserError
+
+
+@dataclass(frozen=True)
+class RatingArguments:
+    """Turn ratings into a corpus of ratings: split, by user, on disk, for sets that are larger than memory.
+
+    Reads csv, tsv and parquet with a header, lines of user, item, rating and time without one, MovieLens and Netflix
+    Prize folders, and folders of text files whose names end in train, valid and test.
+    """
+
+    src: Annotated[Positional[tuple[str, ...]], arg(metavar="SRC")] = ()
+    """A file or a folder."""
+
+    out: Annotated[str, arg(metavar="DIR")] = ""
+    """Folder for the corpus."""
+
+    valid: Annotated[str, arg(metavar="FILE")] = ""
+    """File of the valid split."""
+
+    test: Annotated[str, arg(metavar="FILE")] = ""
+    """File of the test split."""
+
+    columns: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
+    """Columns of user, item, rating and time, where they cannot be guessed."""
+
+    duplicates: Literal["error", "last", "mean"] = "error"
+    """Where a user rated an item more than once: stop, keep the last, or take the mean."""
+
+    scale: tuple[float, float] | None = None
+    """Lowest and highest rating there may be."""
+
+    split: Literal["random", "time", "leave-last"] = "random"
+    """Hold out ratings by a coin, those rated last, or each user's last."""
+
+    held_out: Annotated[tuple[float, float] | None, arg(metavar="VALID TEST")] = None
+    """Shares of valid and test (0 and 0.1); with leave-last numbers of each user's ratings (0 and 1)."""
+
+    seed: int = 0
+    """Of the coins."""
+
+    force: bool = False
+    """Replace the corpus in --out."""
+
+
+def main(argv: list[str]) -> int:
+    """Parse the arguments, prepare, and print what was made.
+
+    Args:
+        argv: after the subcommand's name, without ``--ratings``.
+
+    Returns:
+        Exit code: 0, or 130 and 143 after Ctrl-C and SIGTERM.
+
+    Raises:
+        UserError: whatever the user can put right.
+    """
+    arguments = tyro.cli(FlagCreatePairsOff[RatingArguments], args=argv, prog="overnight prepare --ratings")
+    if len(arguments.src) != 1:
+        raise UserError(f"{len(arguments.src)} sources were given.", "Name one file or folder of ratings.")
+    if not arguments.out:
+        raise UserError("No folder for the corpus was given.", "Add --out DIR.")
+    from overnight.data.ratings.preparation import prepare_ratings
+    from overnight.data.ratings.settings import RatingSettings
+
+    started = time.perf_counter()
+    valid, test = arguments.held_out or (0.0, 1 if arguments.split == "leave-last" else 0.1)
+    settings = RatingSettings(
+        columns=arguments.columns,
+        duplicates=arguments.duplicates,
+        scale=arguments.scale,
+        split=arguments.split,
+        valid=valid,
+        test=test,
+        seed=arguments.seed,
+    )
+    try:
+        with sigterm_stops(), shown_progress() as progress:
+            manifest = prepare_ratings(
+                arguments.src[0],
+                arguments.out,
+                settings,
+                valid=arguments.valid,
+                test=arguments.test,
+                force=arguments.force,
+                notify=say,
+                progress=progress,
+            )
+    except KeyboardInterrupt as stop:
+        say(f"Stopped. {arguments.out} is not made.")
+        return 143 if stop.args else 130
+    _print(manifest, arguments.out, time.perf_counter() - started)
+    return 0
+
+
+def _print(manifest: dict[str, Any], out: str, seconds: float) -> None:
+    print(f"{manifest['users']:,} users, {manifest['items']:,} items; {seconds:.1f} s")
+    for split, about in manifest["splits"].items():
+        dropped = manifest["dropped"].get(split, {"ratings": 0})
+        cold = ""
+        if dropped["ratings"]:
+            who = f"{dropped['cold_users']:,} of users and {dropped['cold_items']:,} of items"
+            cold = f"; {dropped['ratings']:,} left out ({who} that training does not have)"
+        print(f"{split}: {about['ratings']:,} ratings{cold}")
+    print(f"Next: overnight train recommender --data {shlex.quote(out)}")
