@@ -5,7 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from comm.work import HIDDEN, WORDS, Words, batch, beside_plain_ddp, gradients, ranks, trained, with_an_empty_batch
+from comm.work import (
+    HIDDEN,
+    WORDS,
+    Words,
+    batch,
+    beside_plain_ddp,
+    gradients,
+    ranks,
+    touched_rows_of_both_kinds,
+    trained,
+    with_an_empty_batch,
+)
 from torch import Tensor
 from train.on_ranks import on_ranks
 
@@ -131,3 +142,11 @@ def test_a_rank_without_tokens(idle: bool, tmp_path: Path) -> None:
     assert all(bool(torch.isfinite(gradient).all()) for gradient in first.values())
     used = batch(0, 0)[0].unique()
     assert torch.equal(first["embedding.weight"].abs().sum(1).nonzero()[:, 0], used)
+
+
+def test_touched_rows_of_dense_and_of_sparse_gradients(tmp_path: Path) -> None:
+    """Both join the ranks' ids, in one order also where a rank does not use the sparse layer."""
+    for found in on_two(touched_rows_of_both_kinds, tmp_path):
+        assert found["found"].keys() == found["expected"].keys()
+        for name, expected in found["expected"].items():
+            torch.testing.assert_close(found["found"][name], expected)

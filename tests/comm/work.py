@@ -134,3 +134,30 @@ def with_an_empty_batch(idle: bool) -> dict[str, Tensor]:
         found = gradients(model)
         parallel.close()
         return found
+
+
+class Both(nn.Module):
+    """An embedding with dense gradients, and one with sparse ones that need not be used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dense, self.linear = nn.Embedding(50, 4), nn.Linear(4, 4)
+        self.sparse = nn.Embedding(40, 4, sparse=True)
+
+    def forward(self, ids: Tensor, use_sparse: bool) -> Tensor:
+        h_ND = self.linear(self.dense(ids))
+        return (h_ND + self.sparse(ids % 40) if use_sparse else h_ND).square().sum()
+
+
+def touched_rows_of_both_kinds() -> dict[str, dict[str, Tensor]]:
+    """The mean gradients though only rank 0 uses the sparse layer; and those of one process reading both batches."""
+    with ranks() as group:
+        model, alone = Both(), Both()
+        parallel = sampled_parallel(model, Plan({"dense.weight": Rows(random=0.02)}), timeout_seconds=20.0)
+        batches = (torch.tensor([3, 5, 9]), True), (torch.tensor([20, 21, 22, 23]), False)
+        parallel(*batches[group.rank()]).backward()
+        (sum(alone(*each) for each in batches) / 2).backward()
+        found = {"found": gradients(model), "expected": gradients(alone)}
+        parallel.close()
+        return found

@@ -194,7 +194,7 @@ class SampledState:
         if isinstance(rule, HiddenRows):
             blocks = torch.arange(rule_blocks(rule))[:, None] * (rows // rule.blocks)
             ids, chance = (blocks + ids).flatten(), chance.repeat(rule.blocks)
-        elif name in self._announced or rule.touched:
+        elif self.joins(name):
             of_batch = self._of_batch(name, gradient)
             chances = torch.zeros(rows, dtype=torch.float64)
             chances[ids] = chance
@@ -210,6 +210,11 @@ class SampledState:
         mine = touched_rows(gradient).cpu()
         # those that are drawn are exchanged anyhow
         return self.join(mine[~torch.isin(mine, self._set_of(name).ids_R)])
+
+    def joins(self, name: str) -> bool:
+        """Whether the exchange of this dense gradient joins the ranks' ids."""
+        rule = self.plan.rule(name)
+        return isinstance(rule, Rows) and (rule.touched or name in self._announced)
 
     def join(self, ids_R: Tensor) -> Tensor:
         """All ranks' ids, rising, without repetition; every rank must call it."""

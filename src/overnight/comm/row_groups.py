@@ -43,6 +43,8 @@ class _Launched:
 class RowExchange:
     """Exchanges row gradients as they come, in one order on all ranks, and puts their mean into ``p.grad``.
 
+    Where the rows of dense gradients are joined over the ranks too, these come at the end of backward.
+
     Args:
         state: of the whole exchange.
         parameters: with sparse gradients, by name.
@@ -72,6 +74,7 @@ class RowExchange:
         # the output layer's come first in backward
         self.groups = list(reversed(_grouped(parameters, model)))
         self.syncing = True
+        self._dense = [name for name in state.named if name not in parameters]
         self._launched: list[_Launched] = []
         self.handles = [
             parameter.register_post_accumulate_grad_hook(lambda p, of=of: self._arrived(p, of))
@@ -91,6 +94,8 @@ class RowExchange:
             return
         if self.state.begin() and self.meter is not None:
             self.meter.step()
+        if any(self.state.joins(name) for name in self._dense):
+            return  # DDP's hooks join ids too: a rank that does not use these parameters would do so in another order
         group.arrived.add(id(parameter))
         while len(self._launched) < len(self.groups):
             following = self.groups[len(self._launched)]
