@@ -8,7 +8,7 @@ MOST = 2**24
 
 
 def largest_data_batch(run: Run, most: int = MOST) -> int:
-    """By trying: doubled until the data refuse, and then closed in on.
+    """By trying: ``most``; if the data refuse it, doubled until they do, and then closed in on.
 
     Args:
         run: whose data; they are opened at its own batch first.
@@ -17,19 +17,21 @@ def largest_data_batch(run: Run, most: int = MOST) -> int:
     Raises:
         UserError: if they refuse the run's own batch.
     """
-    fits = run.global_batch_size
+    fits, refused = run.global_batch_size, None
     construct("data", run.data, lanes=fits, seed=run.seed)
-    refused = None
+    if most <= fits or gives(run, most):
+        return most
     while refused is None and fits < most:
         larger = min(2 * fits, most)
-        fits, refused = (larger, None) if _gives(run, larger) else (fits, larger)
+        fits, refused = (larger, None) if gives(run, larger) else (fits, larger)
     while refused is not None and refused - fits > 1:
         middle = (fits + refused) // 2
-        fits, refused = (middle, refused) if _gives(run, middle) else (fits, middle)
+        fits, refused = (middle, refused) if gives(run, middle) else (fits, middle)
     return fits
 
 
-def _gives(run: Run, batch: int) -> bool:
+def gives(run: Run, batch: int) -> bool:
+    """Whether the run's data can be read in batches of this size."""
     try:
         construct("data", run.data, lanes=batch, seed=run.seed)
     except UserError:

@@ -78,14 +78,14 @@ class Costs:
         }
 
 
-def ladder(costs: Costs, most: int, least: int = 0) -> list[dict[str, Any]]:
-    """Rungs at the baseline's batch and its doublings up to ``most``, beyond that only up to ``least``.
+def ladder(costs: Costs, most: int) -> list[dict[str, Any]]:
+    """Rungs at the baseline's batch and its doublings up to ``most``.
 
     >>> [rung["batch"] for rung in ladder(Costs(32, 1e6, 500.0, None), 128)]
     [32, 64, 128]
     """
     batches = [costs.batch]
-    while 2 * batches[-1] <= max(most, least):
+    while 2 * batches[-1] <= most:
         batches.append(2 * batches[-1])
     return [costs.at(batch) for batch in batches]
 

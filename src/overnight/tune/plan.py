@@ -9,7 +9,7 @@ from overnight.errors import UserError
 from overnight.scaling.links import link as named_link
 from overnight.train.run import Run
 from overnight.tune.baseline import Baseline, baseline_of
-from overnight.tune.limits import largest_data_batch
+from overnight.tune.limits import gives, largest_data_batch
 from overnight.tune.outlook import Costs, ladder, returns_end
 from overnight.tune.record import Probe
 from overnight.tune.settings import RULES
@@ -133,7 +133,7 @@ def scale(
     targets = tuple(
         target_of(baseline, batch, rule, scale_of, costs, probe, held, online) for batch in sorted(set(batches))
     )
-    rungs = ladder(costs, min(largest_data_batch(run, BEYOND * max(batches)), BEYOND * max(batches)), max(batches))
+    rungs = ladder(costs, _reach(run, max(batches)))
     critical = None
     if probe is not None:
         noise, what = probe.scale()
@@ -151,6 +151,14 @@ def scale(
         device=None if probe is None else probe.device,
         notes=tuple(notes),
     )
+
+
+def _reach(run: Run, batch: int) -> int:
+    """A batch beyond the largest target up to which it is worth looking."""
+    reach = batch
+    while reach < BEYOND * batch and gives(run, 2 * reach):
+        reach *= 2
+    return reach
 
 
 def _held(fixed: Sequence[str], rule: str) -> tuple[str, ...]:

@@ -270,7 +270,8 @@ def _throughput(run: Run, parts: Parts, how: Probing, alone: World, say: Callabl
         stepper([data.at(0, 0, batch).to(alone.device)], carry)
 
     smallest = parts.plan.micro_batch_size
-    largest = how.largest_batch or min(largest_data_batch(run), _within(step, smallest, how.throughput_seconds))
+    most = how.largest_batch or _within(step, smallest, how.throughput_seconds)
+    largest = min(most, largest_data_batch(run, max(most, run.global_batch_size)))
     say(f"samples a second from batch {smallest:,} to {max(smallest, largest):,}")
     try:
         return measure_throughput(
