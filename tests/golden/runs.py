@@ -10,6 +10,8 @@ from unittest import mock
 from oracles.corpus import write_corpus
 from oracles.digits import write_digits
 from oracles.pairs import write_pairs
+from oracles.pictures import write_cifar
+from oracles.ratings import write_ratings
 from oracles.words import write_words
 
 from overnight.recipes import find
@@ -77,6 +79,29 @@ def mnist_lstm(**changes: Any) -> Callable[[Path], Run]:
     return recipe
 
 
+def images(recipe: str, **changes: Any) -> Callable[[Path], Run]:
+    """A classifier of small colour images, with augmentation, at a size that takes no time."""
+
+    def make(corpus: Path) -> Run:
+        run: Run = find(recipe)(write_cifar(corpus / "cifar"), batch_size=20, steps=STEPS, warmup_epochs=0.4, **changes)
+        if recipe == "resnet":
+            return run.with_setting("model.width=4")
+        return run.with_setting("model.widths=(8,8,8,8,8)").with_setting("model.hidden=16")
+
+    return make
+
+
+def recommender(**changes: Any) -> Callable[[Path], Run]:
+    """A preset of the recommender at a size that takes no time."""
+
+    def recipe(corpus: Path) -> Run:
+        ratings = write_ratings(corpus / "ratings.csv")
+        run: Run = find("recommender")(ratings, hidden=(16, 8), batch_size=8, lr=0.01, steps=STEPS, **changes)
+        return run
+
+    return recipe
+
+
 RUNS: dict[str, Callable[[Path], Run]] = {
     "gnmt": translator,
     "byte-lm": byte_lm,
@@ -88,9 +113,15 @@ RUNS: dict[str, Callable[[Path], Run]] = {
     "wsj-rnn": words("wsj-rnn", lr=0.5),
     "wsj-fnn": words("wsj-fnn", lr=0.5),
     "lm1b": words("lm1b", lr=0.2, output="sampled:20", gates="grouped:4"),
+    "resnet": images("resnet"),
+    "resnet-lars": images("resnet", optimizer="lars", norm="ghost:10", label_smoothing=0.1),
+    "alexnet": images("alexnet", lr=0.02),
+    "alexnet-bn-lamb": images("alexnet", preset="cifar-small-bn", optimizer="lamb"),
     "mnist-lstm": mnist_lstm(lr=0.1),
     "mnist-lstm-lamb": mnist_lstm(optimizer="lamb", lr=0.01),
     "mnist-lstm-lars": mnist_lstm(optimizer="lars", lr=10.0),
+    "recommender": recommender(),
+    "recommender-netflix": recommender(preset="netflix"),
     "lm1b-small": words("lm1b-small", lr=0.2, output="sampled:20", gates="factorized:4"),
 }
 

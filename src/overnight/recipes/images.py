@@ -74,7 +74,9 @@ def image_run(
         raise UserError(f"There is no preset {preset!r}.", near(preset, presets))
     base = presets[preset]
     tuned, rung, length = _baseline(base, batch_size, ladder, optimizer, lr)
-    batch = batch_size or tuned.batch
+    batch = tuned.batch if batch_size is None else batch_size
+    if batch < 1:
+        raise UserError(f"A batch of {batch} cannot work.", "Take at least 1.")
     kind = pixels_of(data)
     part: dict[str, Any] = {"valid": valid, "bad_images": bad_images}
     if base.augment == "resized" and kind is not None:

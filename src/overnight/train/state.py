@@ -211,3 +211,8 @@ def _load_optimizer(
         raise UserError(f"Checkpoint {path} does not fit the optimizer: {error}.", "Resume without --set.") from error
     for group, options in zip(optimizer.param_groups, own, strict=True):
         group.update(options)
+    # a checkpoint holds them in rows; with another layout than its weight's, an update adds up in another order
+    for parameter, entry in optimizer.state.items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                entry[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
