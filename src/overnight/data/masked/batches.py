@@ -134,7 +134,7 @@ class MaskedBatches:
         """Rows of sequences, side by side."""
         longest = max(sum(len(one.ids) for one in row) for row in rows)
         width = min(-(-longest // _MULTIPLE) * _MULTIPLE, max(self.length, longest))
-        grids = {name: np.zeros((len(rows), width), dtype=np.int64) for name in ("type", "position", "sequence")}
+        type_BT, position_BT, sequence_BT = (np.zeros((len(rows), width), dtype=np.int64) for _ in range(3))
         input_BT = np.full((len(rows), width), self.pieces.pad, dtype=np.int64)
         masked, targets, firsts, swapped = [], [], [], []
         for number, row in enumerate(rows):
@@ -142,9 +142,9 @@ class MaskedBatches:
             for index, one in enumerate(row, 1):
                 span = slice(at, at + len(one.ids))
                 input_BT[number, span] = one.ids
-                grids["type"][number, span] = one.types
-                grids["position"][number, span] = np.arange(len(one.ids))
-                grids["sequence"][number, span] = index
+                type_BT[number, span] = one.types
+                position_BT[number, span] = np.arange(len(one.ids))
+                sequence_BT[number, span] = index
                 masked.append(one.places + number * width + at)
                 targets.append(one.targets)
                 firsts.append(number * width + at)
@@ -153,7 +153,9 @@ class MaskedBatches:
         target_M = torch.from_numpy(np.concatenate(targets))
         return MaskedBatch(
             torch.from_numpy(input_BT),
-            *(torch.from_numpy(grids[name]) for name in ("type", "position", "sequence")),
+            torch.from_numpy(type_BT),
+            torch.from_numpy(position_BT),
+            torch.from_numpy(sequence_BT),
             torch.from_numpy(np.concatenate(masked)),
             target_M,
             torch.tensor(firsts),

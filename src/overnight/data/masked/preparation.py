@@ -116,7 +116,8 @@ def prepare_masked(
             corpus = Corpus(text)
             if given is None:
                 notify(f"Learning {settings.vocab_size:,} word pieces of the training split.")
-            pieces = given or learn(_texts(corpus.split("train")), settings.vocab_size, lowercase=settings.lowercase)
+            train = corpus.split("train")
+            pieces = given or learn(lambda: _texts(train), settings.vocab_size, lowercase=settings.lowercase)
             manifest = _write(corpus, pieces, settings, folder)
             manifest |= {"settings": described, "sources": read["sources"], "counts": read["counts"]}
             manifest["errors"] = read["errors"]

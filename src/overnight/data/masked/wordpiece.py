@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from overnight.errors import UserError
 
 PAD, UNK, CLS, SEP, MASK = MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"
+_MOST_CHARACTERS = 1000
 
 
 class WordPiece:
@@ -28,7 +30,7 @@ class WordPiece:
         UserError: ``tokenizers`` is missing, or it is no tokenizer of word pieces with BERT's marks.
 
     Example:
-        >>> pieces = learn(iter(["a rose is a rose", "roses rise"]), size=30)
+        >>> pieces = learn(lambda: iter(["a rose is a rose", "roses rise"]), size=30)
         >>> pieces.decode(pieces.encode(["A rose is"])[0])
         'a rose is'
     """
@@ -90,11 +92,14 @@ class WordPiece:
         return text
 
 
-def learn(texts: Iterator[str], size: int, *, lowercase: bool = True) -> WordPiece:
-    """Word pieces of a text; ``tokenizers`` counts its words in memory, so this grows with different words only.
+def learn(texts: Callable[[], Iterator[str]], size: int, *, lowercase: bool = True) -> WordPiece:
+    """Word pieces of a text, the same for the same text.
+
+    It is read twice: for its characters, and for its words, which ``tokenizers`` counts in memory: that grows with
+    different words only.
 
     Args:
-        texts: the training split's.
+        texts: gives the training split's, from the beginning at each call.
         size: pieces, marks included; fewer where the text has no more.
         lowercase: fold case and accents.
 
@@ -102,21 +107,47 @@ def learn(texts: Iterator[str], size: int, *, lowercase: bool = True) -> WordPie
         UserError: if ``tokenizers`` is not installed, or the text has more characters than ``size``.
     """
     library = _library()
-    tokenizer = library.Tokenizer(library.models.WordPiece(unk_token=UNK))
+    tokenizer = _untrained(library, lowercase)
+    alphabet = _alphabet(tokenizer, texts())
+    inner = [one for one in alphabet if len(tokenizer.pre_tokenizer.pre_tokenize_str("a" + one)) == 1]
+    # the library numbers what goes on with a word in the order of a hash, and its ties fall by these numbers: so they
+    # are given to it, in order
+    given = [*MARKS, *(CONTINUES + one for one in inner)]
+    trainer = library.trainers.WordPieceTrainer(
+        vocab_size=size,
+        special_tokens=given,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        continuing_subword_prefix=CONTINUES,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts(), trainer)
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) > size:
+        raise UserError(
+            f"The text has more characters than a vocabulary of {size:,} pieces holds.",
+            f"Take {len(vocabulary):,} or more.",
+        )
+    made = _untrained(library, lowercase, vocabulary)
+    made.add_special_tokens(list(MARKS))
+    return WordPiece(made.to_str())
+
+
+def _untrained(library: Any, lowercase: bool, vocabulary: dict[str, int] | None = None) -> Any:
+    tokenizer = library.Tokenizer(library.models.WordPiece(vocabulary or {}, unk_token=UNK))
     tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = library.decoders.WordPiece(prefix=CONTINUES)
-    # the library numbers ties between pieces in the order of a hash, so the alphabet alone is given no freedom to move
-    trainer = library.trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=list(MARKS), continuing_subword_prefix=CONTINUES, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    made = tokenizer.get_vocab_size()
-    if made > size:
-        raise UserError(
-            f"The text has more characters than a vocabulary of {size:,} pieces holds.", f"Take {made} or more."
-        )
-    return WordPiece(tokenizer.to_str())
+    return tokenizer
+
+
+def _alphabet(tokenizer: Any, texts: Iterator[str]) -> list[str]:
+    """The most frequent characters of a text, in order; the others are unknown."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(tokenizer.normalizer.normalize_str(text))
+    frequent = sorted(counts, key=lambda one: (-counts[one], one))
+    return sorted(one for one in frequent[:_MOST_CHARACTERS] if not one.isspace())
 
 
 def read_tokenizer(path: str | Path) -> WordPiece:
