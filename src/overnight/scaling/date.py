@@ -115,7 +115,8 @@ class DATE:
     ) -> None:
         baseline = baseline() if isinstance(baseline, partial) else baseline
         if total_samples is not None:
-            baseline = replace(baseline, total_samples=total_samples)
+            warmup = min(baseline.warmup_samples, total_samples)
+            baseline = replace(baseline, total_samples=total_samples, warmup_samples=warmup)
         self.optimizer, self.baseline, self.schedule, self.log = optimizer, baseline, schedule, log
         self.total_samples = baseline.total_samples
         self.limits = limits(fixed, max_stretch, batch_warmup, rollbacks)
