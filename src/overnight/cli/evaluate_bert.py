@@ -24,7 +24,9 @@ def evaluate_bert(options: "Evaluate") -> int:
     from overnight.train.precision import choose_precision
 
     if options.dynamic or options.lanes is not None:
-        raise UserError("--dynamic and --lanes are for language models; this run guesses hidden words.", "Leave them out.")
+        raise UserError(
+            "--dynamic and --lanes are for language models; this run guesses hidden words.", "Leave them out."
+        )
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("There is no CUDA device that torch can use.", "Use --device cpu.")
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -54,7 +56,6 @@ def evaluate_bert(options: "Evaluate") -> int:
     print(f"{options.split}: {found.masked_accuracy:.2%} of the hidden word pieces ({interval}), loss {found.loss:.4f}")
     if math.isfinite(found.next_sentence_accuracy):
         print(f"next sentences: {found.next_sentence_accuracy:.2%}, loss {found.next_sentence_loss:.4f}")
-    print(
-        f"{found.pieces:,} pieces of {found.sequences:,} sequences in {found.seconds:.1f} s; step {loaded.step:,}; {folder}"
-    )
+    scored = f"{found.pieces:,} pieces of {found.sequences:,} sequences in {found.seconds:.1f} s"
+    print(f"{scored}; step {loaded.step:,}; {folder}")
     return 0

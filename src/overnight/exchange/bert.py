@@ -9,12 +9,14 @@ from overnight.data.masked import MaskedCorpus
 from overnight.data.masked.corpus import TOKENIZER_FILE, VOCABULARY_FILE
 from overnight.data.masked.wordpiece import CLS, MASK, PAD, SEP, UNK
 from overnight.errors import UserError
-from overnight.exchange.check import accept
+from overnight.exchange.check import Difference, accept
 from overnight.models.bert import BERT, BERTClassifier, transformers
 from overnight.train.checkpoint import load_model
 
 
-def write_bert(run: Path, folder: Path, which: str = "best", corpus: Path | None = None) -> tuple[int, dict[str, float]]:
+def write_bert(
+    run: Path, folder: Path, which: str = "best", corpus: Path | None = None
+) -> tuple[int, dict[str, float]]:
     """Write weights, configuration and tokenizer, read them back, and compare what they compute.
 
     Args:
@@ -50,14 +52,18 @@ def write_bert(run: Path, folder: Path, which: str = "best", corpus: Path | None
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": int(model.network.config.max_position_embeddings),
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        **{"pad_token": PAD, "unk_token": UNK, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK},
+        "pad_token": PAD,
+        "unk_token": UNK,
+        "cls_token": CLS,
+        "sep_token": SEP,
+        "mask_token": MASK,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     again = type(model.network).from_pretrained(folder).eval()
     ids = torch.arange(min(64, opened.vocab_size)).unsqueeze(0)
     with torch.no_grad():
         one, two = (network.bert(input_ids=ids).last_hidden_state for network in (model.network, again))
-    apart = accept("What was read back", float((one - two).abs().max()), 0.0)
+    apart = accept("What was read back", Difference(float((one - two).abs().max()), float(one.abs().max())), 0.0)
     return loaded.step, {"model.safetensors": apart}
 
 

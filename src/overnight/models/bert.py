@@ -56,7 +56,7 @@ class BERT(nn.Module):
         )
         self.network: Any = transformers().BertForPreTraining(self.settings)
         if recompute:
-            self.network.gradient_checkpointing_enable({"use_reentrant": False})
+            self.network.activation_checkpointing_enable({"use_reentrant": False})
 
     @property
     def max_position(self) -> int:

@@ -109,7 +109,7 @@ def test_whole_words(reviews: Path) -> None:
     batch = made.at(0)
     ids, hidden = uncovered(batch).flatten(), torch.zeros(batch.input_BT.numel(), dtype=torch.bool)
     hidden[batch.masked_M] = True
-    goes_on = torch.from_numpy(made.pieces.continues_V)[ids]
+    goes_on = torch.from_numpy(made.pieces.continues)[ids]
     goes_on[1:] &= ids[:-1] != made.pieces.cls  # a first piece begins a word whatever it is
     assert bool(goes_on.any())
     assert torch.equal(hidden[1:][goes_on[1:]], hidden[:-1][goes_on[1:]])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from overnight.data.masked.chunks import MARKS, Chunks
+from overnight.data.masked.chunks import Chunks
 from overnight.data.masked.wordpiece import WordPiece
 from overnight.errors import UserError
 
@@ -119,7 +119,7 @@ def _places(ids: Ids, masking: Masking, pieces: WordPiece, rng: np.random.Genera
     inner = np.flatnonzero((ids != pieces.cls) & (ids != pieces.sep))
     if not masking.whole_words:
         return np.sort(rng.permutation(inner)[:count])
-    begins = ~pieces.continues_V[ids[inner]]
+    begins = ~pieces.continues[ids[inner]]
     begins[:1] = True
     words = np.split(inner, np.flatnonzero(begins)[1:])
     chosen: list[Ids] = []
@@ -132,5 +132,3 @@ def _places(ids: Ids, masking: Masking, pieces: WordPiece, rng: np.random.Genera
             break
     # a sequence of one long word has it hidden in part rather than nothing to guess
     return np.sort(np.concatenate(chosen)) if chosen else inner[:count]
-
-

@@ -231,8 +231,8 @@ def _note(manifest: dict[str, Any], notify: Callable[[str], None]) -> None:
     train = manifest["splits"]["train"]
     if not train["with_pairs"]:
         notify(
-            "No document has two sentences, so there is no next sentence to learn from: sentences end at . ! ? before a "
-            "capital and at line breaks, and --document says what a document is."
+            "No document has two sentences, so there is no next sentence to learn from: sentences end at . ! ? before "
+            "a capital and at line breaks, and --document says what a document is."
         )
     if not manifest["splits"]["valid"]["documents"]:
         notify("No document is held out, so nothing will be evaluated: --valid FILE names held-out files.")

@@ -43,7 +43,9 @@ class WordPiece:
             raise UserError(f"{name} is no tokenizer: {error}.", "Give a tokenizer.json.") from None
         if type(self._tokenizer.model).__name__ != "WordPiece":
             kind = type(self._tokenizer.model).__name__
-            raise UserError(f"{name} holds {kind}, not word pieces.", "Give one of WordPiece, or leave --tokenizer out.")
+            raise UserError(
+                f"{name} holds {kind}, not word pieces.", "Give one of WordPiece, or leave --tokenizer out."
+            )
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.content = content
@@ -69,7 +71,7 @@ class WordPiece:
         return words
 
     @cached_property
-    def continues_V(self) -> npt.NDArray[np.bool_]:
+    def continues(self) -> npt.NDArray[np.bool_]:
         """Which pieces go on with the word before them."""
         return np.array([word.startswith(CONTINUES) and len(word) > len(CONTINUES) for word in self.words])
 
@@ -172,5 +174,7 @@ def _library() -> Any:
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except ImportError:
-        raise UserError("Word pieces need the package tokenizers.", "Install it: pip install 'overnight[bert]'") from None
+        raise UserError(
+            "Word pieces need the package tokenizers.", "Install it: pip install 'overnight[bert]'"
+        ) from None
     return tokenizers
