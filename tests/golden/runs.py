@@ -12,6 +12,7 @@ from oracles.digits import write_digits
 from oracles.pairs import write_pairs
 from oracles.pictures import write_cifar
 from oracles.ratings import write_ratings
+from oracles.reviews import write_reviews
 from oracles.words import write_words
 
 from overnight.recipes import find
@@ -68,6 +69,17 @@ def translator(corpus: Path) -> Run:
     return replace(run.with_setting("model.hidden_size=16"), steps=STEPS)
 
 
+def bert(**changes: Any) -> Callable[[Path], Run]:
+    """BERT at a size that takes no time, on a corpus whose word pieces are given."""
+
+    def recipe(corpus: Path) -> Run:
+        reviews = write_reviews(corpus / "reviews", train=40)
+        run: Run = find("bert")(reviews, batch_size=8, steps=STEPS, warmup_steps=2, length=32, dropout=0.0, **changes)
+        return run.with_setting("model.hidden_size=16")
+
+    return recipe
+
+
 def mnist_lstm(**changes: Any) -> Callable[[Path], Run]:
     """The row LSTM at a size that takes no time, on images of bars."""
 
@@ -104,6 +116,8 @@ def recommender(**changes: Any) -> Callable[[Path], Run]:
 
 RUNS: dict[str, Callable[[Path], Run]] = {
     "gnmt": translator,
+    "bert": bert(),
+    "bert-packed": bert(pack=True, whole_words=True, optimizer="adamw"),
     "byte-lm": byte_lm,
     "builtin": builtin,
     "ptb-small": words("ptb-small", lr=1.0),
