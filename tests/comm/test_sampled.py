@@ -11,8 +11,10 @@ from comm.work import (
     Words,
     batch,
     beside_plain_ddp,
+    closed_and_wrapped_again,
     gradients,
     ranks,
+    registered_after_a_mistake,
     touched_rows_of_both_kinds,
     trained,
     with_an_empty_batch,
@@ -150,3 +152,15 @@ def test_touched_rows_of_dense_and_of_sparse_gradients(tmp_path: Path) -> None:
         assert found["found"].keys() == found["expected"].keys()
         for name, expected in found["expected"].items():
             torch.testing.assert_close(found["found"][name], expected)
+
+
+def test_nothing_of_an_exchange_is_left_on_the_model(tmp_path: Path) -> None:
+    first, second = on_two(closed_and_wrapped_again, tmp_path)
+    assert first["same"]
+    assert "sparse.weight" in first["gradients"]
+    assert alike(first["gradients"], second["gradients"])
+
+
+def test_a_corrected_plan_after_a_mistake(tmp_path: Path) -> None:
+    for said in on_two(registered_after_a_mistake, tmp_path):
+        assert said.startswith("The gradient of sparse.weight is sparse")

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from overnight.comm import HiddenRows, Plan, Rows, SampledParallel, SampledState, join_ranks, sampled_hook
 from overnight.comm.sampled import sampled_parallel
+from overnight.errors import UserError
 from overnight.nn.rows import SampledEmbedding
 from overnight.nn.softmax import SampledSoftmax
 from overnight.optim.row_gradients import clip_grad_norm_
@@ -161,3 +162,30 @@ def touched_rows_of_both_kinds() -> dict[str, dict[str, Tensor]]:
         found = {"found": gradients(model), "expected": gradients(alone)}
         parallel.close()
         return found
+
+
+def closed_and_wrapped_again() -> dict[str, Any]:
+    """What is left of an exchange on the model after ``close``, and whether a plain DDP then exchanges everything."""
+    with ranks() as group:
+        model = Words(seed=3)
+        before = model.output.sampler, model.output.samples
+        sampled_parallel(model, WORDS).close()
+        same = (model.output.sampler, model.output.samples) == before
+        other = Both()
+        sampled_parallel(other).close()
+        plain = DistributedDataParallel(other)
+        plain(torch.tensor([3, 5]) + group.rank(), True).backward()
+        del plain  # a reducer that outlives its group may hang
+        return {"same": same, "gradients": gradients(other)}
+
+
+def registered_after_a_mistake() -> str:
+    """Of a plan that does not fit, and of one that does."""
+    with ranks():
+        model = Both()
+        try:
+            sampled_parallel(model, Plan({"sparse.weight": HiddenRows(0.5)}))
+        except UserError as error:
+            sampled_parallel(model).close()
+            return error.problem
+        raise AssertionError("nothing was said")

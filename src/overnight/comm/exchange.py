@@ -94,10 +94,18 @@ class SampledState:
         self._under_way = False
         self._finish: list[Callable[[], None]] = []
         self._failed: list[Callable[[], None]] = []
-        self._sample()
+        self._samplers: list[tuple[nn.Module, Any, Any]] = []
+        try:
+            self._sample()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        """Let the model be registered again."""
+        """Give output layers their own samples back, and let the model be registered again."""
+        for module, sampler, samples in self._samplers:
+            module.sampler, module.samples = sampler, samples
+        self._samplers.clear()
         release(self.model)
 
     def announce(self, name: str, ids: Tensor) -> None:
@@ -238,6 +246,7 @@ class SampledState:
                         "Make it with unique=True, or leave it out of the plan.",
                     )
                 rows = SampledRows(partial(self._set_of, name), len(self.named[name]))
+                self._samplers.append((module, module.sampler, module.samples))
                 module.sampler, module.samples = rows, rows.count
                 self.sampling.add(name)
 

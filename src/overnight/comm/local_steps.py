@@ -100,9 +100,13 @@ class LocalSteps:
         self.module, self.meter = model, meter
         self.every, self.outer_lr, self.momentum, self.nesterov = every, outer_lr, momentum, nesterov
         self._trained = [name for name, p in model.named_parameters() if p.requires_grad]
-        with _exchanging(), torch.no_grad():
-            for tensor in [*(p.detach() for p in model.parameters()), *_buffers(model).values()]:
-                self._take_from_first(tensor)
+        try:
+            with checks.meeting(), torch.no_grad():
+                for tensor in [*(p.detach() for p in model.parameters()), *_buffers(model).values()]:
+                    self._take_from_first(tensor)
+        except BaseException:
+            self.close()
+            raise
         self.outer = {name: tensor.to(_wide(tensor), copy=True) for name, tensor in self._local().items()}
         self.momentum_buffer: dict[str, Tensor] = {}
         self.since_exchange = 0

@@ -85,8 +85,12 @@ class SampledParallel(nn.Module):
         self._syncs = True
         self._rows: RowExchange | None = None
         self._ddp: tuple[DistributedDataParallel, ...] = ()  # a tuple, so that its parameters are not ours twice
-        with meeting():
-            self._join(model, exchange, meter, ddp)
+        try:
+            with meeting():
+                self._join(model, exchange, meter, ddp)
+        except BaseException:
+            self.close()
+            raise
 
     def _join(self, model: nn.Module, exchange: SampledState, meter: Meter | None, ddp: Mapping[str, Any]) -> None:
         exchange.group = exchange.residual.group = dist.new_group(exchange.members, exchange.timeout)
@@ -98,10 +102,8 @@ class SampledParallel(nn.Module):
             _same_start(model, [p for p in model.parameters() if id(p) in apart], exchange, group)
             self._rows = RowExchange(exchange, sparse, model, group, meter)
         if any(p.requires_grad and id(p) not in apart for p in model.parameters()):
-            names = [name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in apart]
-            ignored = [*getattr(model, "_ddp_params_and_buffers_to_ignore", []), *names]
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
-            wrapped = DistributedDataParallel(model, process_group=exchange.group, **ddp)
+            with _ignored(model, apart):
+                wrapped = DistributedDataParallel(model, process_group=exchange.group, **ddp)
             wrapped.register_comm_hook(exchange, sampled_hook if meter is None else _metered(meter))
             self._ddp = (wrapped,)
 
@@ -197,6 +199,24 @@ def _metered(meter: Meter) -> Any:
         return hook(state, bucket)
 
     return metered
+
+
+@contextmanager
+def _ignored(model: nn.Module, apart: set[int]) -> Iterator[None]:
+    """Let a DDP that is made meanwhile leave these parameters alone; a later one shall not."""
+    name = "_ddp_params_and_buffers_to_ignore"
+    before = getattr(model, name, None)
+    names = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in apart]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, [*(before or []), *names])
+    try:
+        yield
+    finally:
+        delattr(model, name)
+        if before is not None:
+            setattr(model, name, before)
+        for n, p in model.named_parameters():
+            if id(p) in apart and hasattr(p, "_ddp_ignored") and n not in (before or []):
+                del p._ddp_ignored
 
 
 def _same_start(
