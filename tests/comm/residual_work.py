@@ -82,6 +82,31 @@ def with_a_bad_step() -> dict[str, Any]:
         return {"finite": finite, "total": total, "kept": dict(state.residual.kept)}
 
 
+def with_a_bad_tensor() -> dict[str, Any]:
+    """Rank 1 has a gradient of one parameter that is not finite in step 2; that update is not made."""
+    with ranks() as group:
+        ddp, state = wrapped(plan("residual"))
+        alone = Dense()
+        found = {what: {n: torch.zeros_like(p) for n, p in alone.named_parameters()} for what in ("exchanged", "local")}
+        for step in range(4):
+            ddp.zero_grad()
+            alone.zero_grad()
+            loss, bad = ddp(inputs(step, group.rank())), step == 2 and group.rank() == 1
+            spoil = ddp.module.head.weight.register_hook(lambda gradient: gradient * torch.inf) if bad else None
+            loss.backward()
+            if spoil is not None:
+                spoil.remove()
+            alone(inputs(step, group.rank())).backward()
+            made = all(bool(gradient.isfinite().all()) for gradient in gradients(ddp.module).values())
+            if not made:
+                state.undo()
+            for name, gradient in gradients(ddp.module).items():
+                found["exchanged"][name] += gradient if made else 0.0
+            for name, gradient in gradients(alone).items():
+                found["local"][name] += 0.0 if bad and name == "head.weight" else gradient
+        return found | {"kept": dict(state.residual.kept)}
+
+
 def trained(saved: Any, first: int, last: int, mode: Any) -> dict[str, Any]:
     """Steps of plain SGD from a saved state or from the start; every rank reads its share of four batches."""
     with ranks() as group:

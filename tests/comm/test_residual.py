@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from comm.residual_work import accumulated, trained, with_a_bad_step
+from comm.residual_work import accumulated, trained, with_a_bad_step, with_a_bad_tensor
 from comm.test_sampled import alike, on_two
 from torch import Tensor
 from train.on_ranks import on_ranks
@@ -63,6 +63,16 @@ def test_a_gradient_that_is_not_finite_is_seen_by_all_and_spoils_nothing(tmp_pat
         assert found["finite"] == [True, False, True]
         assert all(bool(each.isfinite().all()) for each in found["kept"].values())
     assert alike(results[0]["total"], results[1]["total"])
+
+
+def test_an_update_that_is_not_made_loses_nothing_but_what_is_not_finite(tmp_path: Path) -> None:
+    """Also of parameters whose own gradients were finite on every rank."""
+    results = on_two(with_a_bad_tensor, tmp_path)
+    exchanged, kept, local = (mean(results, what) for what in ("exchanged", "kept", "local"))
+    for name, gradient in local.items():
+        torch.testing.assert_close(
+            exchanged[name] + kept[name], gradient, rtol=0, atol=1e-5 * float(gradient.abs().max())
+        )
 
 
 def test_flush_resumes_as_if_never_interrupted(tmp_path: Path) -> None:

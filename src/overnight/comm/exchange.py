@@ -145,6 +145,13 @@ class SampledState:
             torch.autograd.Variable._execution_engine.queue_callback(self._end)
         return first
 
+    def undo(self) -> None:
+        """After a backward whose update is not made, such as one that is not finite: residuals get their rows back.
+
+        Every rank must, before the next exchange; that step's finite gradients then stay in its residual.
+        """
+        self.residual.undo()
+
     def on_end(self, work: Callable[[], None], failed: Callable[[], None]) -> None:
         """Do ``work`` at the end of every backward that exchanges, and ``failed`` after one that did not end."""
         self._finish.append(work)

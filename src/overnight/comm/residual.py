@@ -21,7 +21,8 @@ class Residual:
     """e_p of every parameter p with a residual; e ← e + g, the rows exchanged leave it.
 
     Kept in the gradients' type and without the loss's scale. A gradient that is not finite does not enter, and is sent
-    as NaN, so that every rank sees it and skips the step; then nobody's rows leave.
+    as NaN, so that every rank sees it and skips the step; then nobody's rows of this parameter leave, and ``undo``
+    takes back those of the others.
 
     Args:
         group: of the ranks.
@@ -31,6 +32,7 @@ class Residual:
     def __init__(self, group: dist.ProcessGroup, scale: Callable[[], float] | None = None) -> None:
         self.group, self.scale = group, scale
         self.kept: dict[str, Tensor] = {}
+        self._sent: dict[str, tuple[Tensor | None, Tensor]] = {}
 
     def add(self, name: str, gradient: Tensor) -> Tensor:
         """Add a gradient to what is kept; returns whether it was finite, a 0-dim tensor that is not read."""
@@ -51,16 +53,20 @@ class Residual:
         """
         kept, scale = self.kept[name], 1.0 if self.scale is None else self.scale()
         own = kept.clone() if ids_R is None else kept.index_select(0, ids_R)
+        self._sent[name] = ids_R, own
 
         def settle(sent: Tensor, received: Tensor) -> None:
             arrived = torch.isfinite(received.abs().max())
             left = torch.where(arrived, own - sent / scale, own)
-            if ids_R is None:
-                kept.copy_(left)
-            else:
-                kept.index_copy_(0, ids_R, left)
+            _put(kept, ids_R, left)
 
         return torch.where(finite, own * scale, torch.nan), settle
+
+    def undo(self) -> None:
+        """Take the rows of the last exchange back, with that step's gradients in them: its update is not made."""
+        for name, (ids_R, own) in self._sent.items():
+            _put(self.kept[name], ids_R, own)
+        self._sent.clear()
 
     def norm(self) -> Tensor:
         """Of all that this rank keeps."""
@@ -68,6 +74,7 @@ class Residual:
 
     def saved(self, mode: ResidualMode) -> dict[str, Tensor]:
         """Copies on the CPU. With ``flush`` every rank must call it: it exchanges the whole, and evens it out."""
+        self._sent.clear()
         if mode == "flush":
             for name in sorted(self.kept):
                 self.kept[name].div_(self.group.size())
@@ -89,3 +96,11 @@ class Residual:
             if name not in shapes or shapes[name].shape != kept.shape:
                 raise UserError(f"The saved residual of {name} is not of this model.", "Load the model's own.")
         self.kept = {name: kept.to(shapes[name].device, copy=True) for name, kept in saved.items()}
+        self._sent.clear()
+
+
+def _put(kept: Tensor, ids_R: Tensor | None, rows: Tensor) -> None:
+    if ids_R is None:
+        kept.copy_(rows)
+    else:
+        kept.index_copy_(0, ids_R, rows)

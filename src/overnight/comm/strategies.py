@@ -55,6 +55,9 @@ class Strategy:
         inner = getattr(self.module, "no_sync", None)
         return nullcontext() if inner is None else inner()
 
+    def skipped(self) -> None:
+        """The update of the last backward is not made; before ``after_update``."""
+
     def after_update(self) -> None:
         """After each update, also one that was skipped."""
 
@@ -149,6 +152,9 @@ class _Sampled(Strategy):
         super().forget()
         plan = self.parallel.exchange.plan
         self.load_state_dict({"plan": plan.digest(), "mode": "drop", "step": 0, "residual": {}})
+
+    def skipped(self) -> None:
+        self.parallel.exchange.undo()
 
     def state_dict(self) -> dict[str, Any]:
         return self.parallel.exchange.state_dict(self.residual)

@@ -41,6 +41,9 @@ class Parallel(Protocol):
     def no_sync(self) -> AbstractContextManager[Any]:
         """Around forward and backward of all micro-batches but the last."""
 
+    def skipped(self) -> None:
+        """The update of the last backward is not made; before ``after_update``."""
+
     def after_update(self) -> None:
         """After each update, also one that was skipped."""
 
@@ -77,9 +80,8 @@ def maker(run: Run, data: Any) -> Maker | None:
 
     def make(**given: Any) -> Parallel:
         made: Parallel = construct("parallel", component, data=digest, seed=run.seed, **given)
-        lacking = [
-            name for name in ("no_sync", "after_update", "state_dict") if not callable(getattr(made, name, None))
-        ]
+        asked = ("no_sync", "skipped", "after_update", "state_dict")
+        lacking = [name for name in asked if not callable(getattr(made, name, None))]
         if lacking:
             raise UserError(
                 f"parallel is a {type(made).__name__}, which has no {lacking[0]}().", "See overnight.comm.strategies."

@@ -162,6 +162,8 @@ class Stepper:
             with self._looked_at():
                 self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if skipped:
+            self.parallel.skipped()
         self.parallel.after_update()
         joined = {name: torch.cat([part[name] for part in carries]) for name in carries[0]}
         if skipped:
