@@ -47,10 +47,7 @@ def test_metered_ddp_and_every_row_are_plain_ddp(tmp_path: Path, ranks: int) -> 
     ]
     together(tmp_path, "whole", ranks, **batch, **SAMPLED, parallel__rate=1.0)
     found = load_checkpoint(last(tmp_path / "whole"))
-    if ranks == 2:  # a hook divides, where DDP alone multiplies
-        assert all(torch.equal(tensor, expected.model[name]) for name, tensor in found.model.items())
-    for name, tensor in found.model.items():
-        assert torch.allclose(tensor, expected.model[name], rtol=1e-13, atol=1e-13)
+    assert all(torch.equal(tensor, expected.model[name]) for name, tensor in found.model.items())
 
 
 TRAFFIC = {"sent_bytes", "computing_seconds", "waiting_seconds"}

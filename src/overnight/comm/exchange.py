@@ -200,7 +200,8 @@ class SampledState:
 
     def flat(self, sends: list[Tensor]) -> Tensor:
         """One buffer, divided by the ranks, in the type that is exchanged."""
-        packed = torch.cat([send.reshape(-1) for send in sends]).div_(self.ranks)
+        # multiplied, as DDP does it: a division by three ranks is another number
+        packed = torch.cat([send.reshape(-1) for send in sends]).mul_(1.0 / self.ranks)
         return packed.to(torch.bfloat16) if self.plan.dtype == "bf16" and packed.is_floating_point() else packed
 
     def _rows(self, name: str, rule: Rows | HiddenRows, gradient: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -35,7 +35,7 @@ def sampled_hook(state: SampledState, bucket: dist.GradBucket) -> torch.futures.
     pieces = [state.pack(p, g) for p, g in zip(bucket.parameters(), gradients, strict=True)]
     if state.plan.dtype is None and all(piece.ids_R is None and piece.settle is None for piece in pieces):
         whole: torch.futures.Future[Any] = dist.all_reduce(
-            buffer.div_(state.ranks), group=state.group, async_op=True
+            buffer.mul_(1.0 / state.ranks), group=state.group, async_op=True
         ).get_future()
         reduced: torch.futures.Future[torch.Tensor] = whole.then(_only)
         return reduced
