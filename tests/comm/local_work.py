@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from overnight.comm import LocalSteps, Meter, join_ranks, sampled_parallel
+from overnight.comm.inner_state import even_out
 from overnight.errors import UserError
 from overnight.optim.rows import RowAdam
 
@@ -300,3 +301,23 @@ def a_rank_that_stalls() -> tuple[float, str, bool]:
         same = all(torch.equal(local.outer[name], value) for name, value in before.items())
         return time.monotonic() - begun, str(error), same
     raise AssertionError("nothing was said")
+
+
+def moments_of_rows() -> tuple[Tensor, Tensor]:
+    """Means over the ranks of a row-wise Adam's first moments as of the last step: before, and by ``even_out``."""
+    with ranks() as group:
+        p = nn.Parameter(torch.ones(3, 1))
+        optimizer = RowAdam([p], lr=0.0)
+        for step in range(21):
+            rows = [0, 1] if step == 0 or (step == 20 and group.rank() == 1) else [1]
+            p.grad = torch.sparse_coo_tensor(torch.tensor([rows]), torch.ones(len(rows), 1), p.shape).coalesce()
+            optimizer.step()
+
+        def as_of_now() -> Tensor:
+            state = optimizer.state[p]
+            return state["exp_avg"][:, 0] * 0.9 ** (int(state["step"]) - state["row_step"])
+
+        expected = as_of_now() / group.size()
+        dist.all_reduce(expected)
+        even_out(optimizer, group)
+        return expected, as_of_now()

@@ -13,6 +13,7 @@ from comm.local_work import (
     as_ddp,
     beside_torch,
     mistakes,
+    moments_of_rows,
     not_finite,
     odd,
     of_16_bits,
@@ -152,3 +153,9 @@ def test_a_rank_that_stalls_is_given_up_on(tmp_path: Path) -> None:
     assert "The exchange of local steps failed" in said
     assert "the ranks met at 127.0.0.1:" in said
     assert outer_as_it_was
+
+
+def test_moments_of_rows_are_averaged_as_of_one_step(tmp_path: Path) -> None:
+    """Though their last gradients were in different steps on the ranks."""
+    for expected, found in on_two(moments_of_rows, tmp_path):
+        torch.testing.assert_close(found, expected)

@@ -12,12 +12,16 @@ def even_out(optimizer: torch.optim.Optimizer, group: dist.ProcessGroup) -> None
     """Give every rank the mean over the ranks of the optimizer's tensors, or rank 0's of those of whole numbers.
 
     Afterwards all have the same state, so that one of them can be saved, and any number of ranks go on from it. State
-    that not every rank has (of a parameter without a gradient so far) is forgotten.
+    that not every rank has (of a parameter without a gradient so far) is forgotten. Moments of rows, which differ in the
+    step that they are of, are first brought to the last one (``settle_moments``); steps are rank 0's.
 
     Args:
         optimizer: the same on every rank but for its state.
         group: of the ranks; all must call it.
     """
+    settle_moments = getattr(optimizer, "settle_moments", None)
+    if settle_moments is not None:
+        settle_moments()
     parameters = [p for settings in optimizer.param_groups for p in settings["params"]]
     mine = {place: sorted(optimizer.state.get(p, {})) for place, p in enumerate(parameters)}
     theirs: list[dict[int, list[str]]] = [{} for _ in range(group.size())]
@@ -27,10 +31,12 @@ def even_out(optimizer: torch.optim.Optimizer, group: dist.ProcessGroup) -> None
             optimizer.state.pop(parameter, None)
             continue
         for key in mine[place]:
-            optimizer.state[parameter][key] = _even(optimizer.state[parameter][key], parameter.device, group)
+            optimizer.state[parameter][key] = _even(
+                optimizer.state[parameter][key], parameter.device, group, mean=key != "step"
+            )
 
 
-def _even(value: Any, device: torch.device, group: dist.ProcessGroup) -> Any:
+def _even(value: Any, device: torch.device, group: dist.ProcessGroup, mean: bool) -> Any:
     first = dist.get_process_group_ranks(group)[0]
     if not isinstance(value, Tensor):
         box = [value]
@@ -38,7 +44,7 @@ def _even(value: Any, device: torch.device, group: dist.ProcessGroup) -> Any:
         return box[0]
     # the step counters of torch's optimizers are on the CPU, where NCCL cannot reach them
     moved = value.to(device)
-    if value.is_floating_point():
+    if mean and value.is_floating_point():
         dist.all_reduce(moved.div_(group.size()), group=group)
     else:
         dist.broadcast(moved, first, group=group)

@@ -124,6 +124,27 @@ class RowOptimizer(Optimizer):
                 if ROW_DECAY in self.state.get(p, {}):
                     self._settle_rows(p, torch.arange(len(p), device=p.device), self.state[p])
 
+    @torch.no_grad()
+    def settle_moments(self) -> None:
+        """Bring decayed moments of all rows to the current step, as before they are averaged over ranks.
+
+        Without it rows whose last gradients were in different steps are not comparable.
+        """
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state.get(p, {})
+                if ROW_STEP in state:
+                    now = int(state["step"])
+                    gap_R = now - state[ROW_STEP]
+                    for name, beta in self._moments(group).items():
+                        if name in state:
+                            state[name].mul_(power(beta, gap_R, p))
+                    state[ROW_STEP].fill_(now)
+
+    def _moments(self, group: dict[str, Any]) -> dict[str, float]:
+        """Names of the state that decays, and by what a step."""
+        return {}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, in the types in which it was saved.
 

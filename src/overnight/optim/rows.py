@@ -79,6 +79,9 @@ class RowSGD(RowOptimizer):
     def _start(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         pass
 
+    def _moments(self, group: dict[str, Any]) -> dict[str, float]:
+        return {"momentum_buffer": group["momentum"]}
+
     def _buffer(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor | None:
         if group["momentum"] and "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(p)
@@ -247,6 +250,10 @@ class RowAdam(RowOptimizer):
     def _start(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         for name in self.state_names:
             state[name] = torch.zeros_like(p)
+
+    def _moments(self, group: dict[str, Any]) -> dict[str, float]:
+        beta1, beta2 = group["betas"]
+        return {"exp_avg": beta1, "exp_avg_sq": beta2}
 
     def _dense(
         self, parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]
