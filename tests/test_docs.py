@@ -151,9 +151,9 @@ def wrong_uses(text: str) -> list[str]:
         flags = [word.split("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)]
         command = [] if words[0].startswith("-") else words[:1]
         known = flags_of() | flags_of(*command) | {"-h", "--help"}
-        if command == ["train"] and words[1:] and not words[1].startswith("-"):
-            # What follows is a recipe, or a run to resume or repeat, which needs no recipe's own flags.
-            known |= flags_of(*words[:2]) or flags_of("train", "byte-lm")
+        if words[0] in ("train", "probe", "scale") and words[1:] and not words[1].startswith("-"):
+            # What follows is a recipe, or a run to resume, repeat or scale, which needs no recipe's own flags.
+            known |= flags_of(*words[:2]) or flags_of(words[0], "byte-lm")
         for kind in ("--words", "--pairs"):
             if command == ["prepare"] and kind in flags:
                 known |= flags_of("prepare", kind)
