@@ -35,12 +35,30 @@ class Preset:
 PRESETS = {
     # chosen on a tenth of the training ratings of ML-100K's u1
     "small": Preset(
-        (512,), 0.5, 32, "adam", 0.001, 40, biases=True, normalized=True, last_activation=False, hide=0.3,
-        score="hidden", weight_decay=3.0,
+        hidden=(512,),
+        dropout=0.5,
+        batch_size=32,
+        optimizer="adam",
+        lr=0.001,
+        epochs=25,
+        biases=True,
+        normalized=True,
+        last_activation=False,
+        hide=0.3,
+        score="hidden",
+        weight_decay=1.0,
     ),
     # the paper's for the whole Netflix Prize, with its rate for dense re-feeding; its rate fell in five halvings
-    "netflix": Preset((512, 512, 1024), 0.8, 128, "momentum", 0.005, 100, refeeding="alternating"),
-}  # fmt: skip
+    "netflix": Preset(
+        hidden=(512, 512, 1024),
+        dropout=0.8,
+        batch_size=128,
+        optimizer="momentum",
+        lr=0.005,
+        epochs=100,
+        refeeding="alternating",
+    ),
+}
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum": ("torch.optim.SGD", {"momentum": 0.9}),
     "adam": ("torch.optim.AdamW", {}),
