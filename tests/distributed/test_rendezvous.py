@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from train.on_ranks import on_ranks
 from train.launching import free_port
+from train.on_ranks import on_ranks
 from train.work import add_up, late
 
 from overnight.errors import UserError

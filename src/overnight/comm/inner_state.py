@@ -12,8 +12,8 @@ def even_out(optimizer: torch.optim.Optimizer, group: dist.ProcessGroup) -> None
     """Give every rank the mean over the ranks of the optimizer's tensors, or rank 0's of those of whole numbers.
 
     Afterwards all have the same state, so that one of them can be saved, and any number of ranks go on from it. State
-    that not every rank has (of a parameter without a gradient so far) is forgotten. Moments of rows, which differ in the
-    step that they are of, are first brought to the last one (``settle_moments``); steps are rank 0's.
+    that not every rank has (of a parameter without a gradient so far) is forgotten. Moments of rows, which may be
+    of different steps, are first brought to the last one (``settle_moments``); counts of steps are rank 0's.
 
     Args:
         optimizer: the same on every rank but for its state.
