@@ -15,6 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.nn.parallel import DistributedDataParallel
 
 from overnight.comm import HiddenRows, LocalSteps, Meter, Plan, SampledState, join_ranks, sampled_hook, sampled_parallel
+from overnight.comm.checks import lost
 from overnight.comm.strategies import ddp
 from overnight.errors import UserError
 
@@ -136,6 +137,22 @@ def a_rank_that_stalls() -> float:
     except UserError as error:
         raise UserError(f"{time.monotonic() - begun:.0f} {error.problem}", error.remedy) from None
     return -1.0
+
+
+def a_rank_that_stalls_in_ddp() -> tuple[float, bool]:
+    """Rank 1 does not come to the second step: after how long rank 0 gives up, and whether the connection was lost."""
+    join_ranks("gloo", 60)
+    strategy = ddp(nn.Linear(3, 3), timeout_seconds=2.0)
+    strategy.module(torch.ones(1, 3)).sum().backward()
+    if dist.get_rank() == 1:
+        time.sleep(5)
+        return 0.0, True
+    begun = time.monotonic()
+    try:
+        strategy.module(torch.ones(1, 3)).sum().backward()
+    except RuntimeError as error:
+        return time.monotonic() - begun, lost(error)
+    raise AssertionError("nothing was said")
 
 
 STARTS: dict[str, Callable[[nn.Module], Any]] = {

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from comm.checks_work import MISTAKES, STARTS, a_rank_that_does_not_start, a_rank_that_stalls, meet, mistakes
+from comm.checks_work import (
+    MISTAKES,
+    STARTS,
+    a_rank_that_does_not_start,
+    a_rank_that_stalls,
+    a_rank_that_stalls_in_ddp,
+    meet,
+    mistakes,
+)
 from train.launching import free_port
 from train.on_ranks import on_ranks
 
@@ -50,10 +58,18 @@ def test_ranks_that_do_not_meet(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_stalls_is_given_up_on(tmp_path: Path) -> None:
-    waited, _ = on_ranks(a_rank_that_stalls, tmp_path, 2)
+    waited, _ = on_ranks(a_rank_that_stalls, a_rank_that_stalls_in_ddp, tmp_path, 2)
     assert isinstance(waited, UserError), waited
     assert int(str(waited).split()[0]) <= 4
     assert "the ranks met at 127.0.0.1:" in str(waited)
+
+
+def test_a_rank_that_stalls_in_ddp_is_given_up_on(tmp_path: Path) -> None:
+    waited, _ = on_ranks(a_rank_that_stalls_in_ddp, tmp_path, 2)
+    assert not isinstance(waited, BaseException), waited
+    seconds, lost = waited
+    assert seconds < 4.5
+    assert lost
 
 
 @pytest.mark.parametrize("way", STARTS)

@@ -113,7 +113,8 @@ def ddp(
     refuse_sparse(module)
     meter = Meter()
     with meeting():
-        wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True)
+        group = dist.new_group(members, timeout)
+        wrapped = DistributedDataParallel(module, process_group=group, gradient_as_bucket_view=True)
     wrapped.register_comm_hook(group, meter.wrap(_mean if dtype is None else _mean_bf16, callbacks=False))
     return Strategy(wrapped, meter)
 
