@@ -36,6 +36,14 @@ def _data(rank: int) -> None:
     sampled_parallel(nn.Linear(4, 3), data=f"corpus {rank}")
 
 
+def _ways(rank: int) -> None:
+    model = nn.Linear(4, 3)
+    if rank:
+        LocalSteps(model, every=2)
+    else:
+        sampled_parallel(model)
+
+
 def _sparse(rank: int) -> None:
     SampledState(nn.Sequential(nn.Embedding(9, 4, sparse=True)), Plan())
 
@@ -88,6 +96,7 @@ MISTAKES: dict[str, tuple[Callable[[int], None], str]] = {
     "names": (_names, "The model of rank 1 is not that of rank 0."),
     "plans": (_plans, "The plan of rank 1 is not that of rank 0."),
     "data": (_data, "The data of rank 1 is not that of rank 0."),
+    "ways": (_ways, "The way to train together of rank 1 is not that of rank 0."),
     "sparse": (_sparse, "The gradients of 0.weight are sparse"),
     "hidden sparse": (_hidden_sparse, "The gradient of embedding.weight is sparse"),
     "twice": (_twice, "registered twice"),

@@ -85,13 +85,19 @@ def ranks_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     return world
 
 
-def same_everywhere(digests: Mapping[str, str], group: dist.ProcessGroup) -> None:
+def same_everywhere(way: str, digests: Mapping[str, str], group: dist.ProcessGroup) -> None:
     """Raise a UserError on every rank if the ranks' digests differ.
 
     Args:
+        way: to train together, compared first, since each compares other digests.
         digests: what they are of, such as ``model`` → digest.
         group: of the CPU.
     """
+    _compare({"way to train together": f"{way} {list(digests)}"}, group)
+    _compare(digests, group)
+
+
+def _compare(digests: Mapping[str, str], group: dist.ProcessGroup) -> None:
     words = "".join(hashlib.sha256(f"{name} {digest}".encode()).hexdigest() for name, digest in digests.items())
     mine = torch.frombuffer(bytearray.fromhex(words), dtype=torch.uint8)
     parts = [torch.empty_like(mine) for _ in range(group.size())]

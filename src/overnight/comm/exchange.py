@@ -76,7 +76,7 @@ class SampledState:
         digests = {"model": model_digest(inner), "plan": plan.digest(), "data": data, "torch": torch.__version__}
         with meeting():
             self.cpu_group = dist.new_group(self.members, self.timeout, "gloo")
-            same_everywhere(digests, self.cpu_group)
+            same_everywhere("sampled gradients", digests, self.cpu_group)
         self.named = {name: p for name, p in inner.named_parameters() if p.requires_grad}
         plan.check(self.named.items())
         if not sparse:

@@ -94,7 +94,7 @@ class LocalSteps:
             "torch": torch.__version__,
         }
         with checks.meeting():
-            checks.same_everywhere(digests, dist.new_group(members, timeout, "gloo"))
+            checks.same_everywhere("local steps", digests, dist.new_group(members, timeout, "gloo"))
             self.group = dist.new_group(members, timeout)
         checks.take(model)
         self.module, self.meter = model, meter

@@ -109,7 +109,7 @@ def ddp(
         return Strategy(module)
     members, timeout = dist.get_process_group_ranks(group), timedelta(seconds=timeout_seconds)
     with meeting():
-        same_everywhere({"model": model_digest(module), "data": data}, dist.new_group(members, timeout, "gloo"))
+        same_everywhere("DDP", {"model": model_digest(module), "data": data}, dist.new_group(members, timeout, "gloo"))
     refuse_sparse(module)
     meter = Meter()
     with meeting():
