@@ -48,6 +48,25 @@ def _sparse(rank: int) -> None:
     SampledState(nn.Sequential(nn.Embedding(9, 4, sparse=True)), Plan())
 
 
+class Functional(nn.Module):
+    """An embedding that no module shows to have sparse gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(9, 4))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return nn.functional.embedding(ids, self.weight, sparse=True).sum()
+
+
+def _functional(rank: int) -> None:
+    sampled_parallel(Functional())(torch.tensor([1, 2])).backward()
+
+
+def _functional_ddp(rank: int) -> None:
+    ddp(Functional()).module(torch.tensor([1, 2])).backward()
+
+
 def _hidden_sparse(rank: int) -> None:
     sampled_parallel(Words(), Plan({"embedding.*": HiddenRows(0.5)}))
 
@@ -98,6 +117,8 @@ MISTAKES: dict[str, tuple[Callable[[int], None], str]] = {
     "data": (_data, "The data of rank 1 is not that of rank 0."),
     "ways": (_ways, "The way to train together of rank 1 is not that of rank 0."),
     "sparse": (_sparse, "The gradients of 0.weight are sparse"),
+    "functional": (_functional, "A gradient of shape [9, 4] is sparse"),
+    "functional, DDP": (_functional_ddp, "A gradient of shape [9, 4] is sparse"),
     "hidden sparse": (_hidden_sparse, "The gradient of embedding.weight is sparse"),
     "twice": (_twice, "registered twice"),
     "second state": (_second_state, "registered twice"),

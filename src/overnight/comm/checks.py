@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from overnight.errors import UserError
@@ -134,6 +134,15 @@ def refuse_sparse(model: nn.Module) -> None:
         raise UserError(
             f"The gradients of {', '.join(names)} are sparse, and a hook of DDP cannot exchange them.",
             "Use sampled_parallel(model, plan), which can, or make the module with sparse=False.",
+        )
+
+
+def refuse_sparse_bucket(buffer: Tensor) -> None:
+    """Raise a UserError for a bucket of DDP that is sparse, as of ``F.embedding(…, sparse=True)``: no module says so."""
+    if buffer.is_sparse:
+        raise UserError(
+            f"A gradient of shape {list(buffer.shape)} is sparse, and a hook of DDP cannot exchange it.",
+            "Use overnight.nn.rows.SampledEmbedding under sampled_parallel, or sparse=False.",
         )
 
 

@@ -13,7 +13,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from overnight.comm.checks import meeting, model_digest, ranks_group, refuse_sparse, same_everywhere
+from overnight.comm.checks import (
+    meeting,
+    model_digest,
+    ranks_group,
+    refuse_sparse,
+    refuse_sparse_bucket,
+    same_everywhere,
+)
 from overnight.comm.inner_state import even_out
 from overnight.comm.local_steps import LocalSteps
 from overnight.comm.meter import Meter
@@ -121,7 +128,9 @@ def ddp(
 
 def _mean(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     # multiplied, as DDP without a hook does it: a division by three ranks is another number
-    mean = dist.all_reduce(bucket.buffer().mul_(1.0 / group.size()), group=group, async_op=True)
+    buffer = bucket.buffer()
+    refuse_sparse_bucket(buffer)
+    mean = dist.all_reduce(buffer.mul_(1.0 / group.size()), group=group, async_op=True)
     reduced: torch.futures.Future[Tensor] = mean.get_future().then(_only)
     return reduced
 
@@ -129,6 +138,7 @@ def _mean(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Fu
 def _mean_bf16(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     # torch's own hook of this kind is refused without NCCL
     buffer = bucket.buffer()
+    refuse_sparse_bucket(buffer)
     packed = buffer.mul_(1.0 / group.size()).to(torch.bfloat16)
     mean = dist.all_reduce(packed, group=group, async_op=True)
     reduced: torch.futures.Future[Tensor] = mean.get_future().then(lambda done: buffer.copy_(done.value()[0]))
