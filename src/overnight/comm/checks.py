@@ -26,9 +26,10 @@ def join_ranks(backend: str | None = None, timeout_seconds: float = 300.0) -> di
         timeout_seconds: how long any rank waits for another, now and at any later exchange.
 
     Raises:
-        UserError: if the backend is not part of this torch, if torchrun did not start this process, or if the ranks do
+        UserError: if the backend is not part of this torch, the timeout is no time, if torchrun did not start this process, or if the ranks do
             not meet in time; the message names the address.
     """
+    timeout = timeout_of(timeout_seconds)
     chosen = backend or ("nccl" if torch.cuda.is_available() else "gloo")
     check_backend(chosen)
     names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
@@ -40,8 +41,19 @@ def join_ranks(backend: str | None = None, timeout_seconds: float = 300.0) -> di
     # its functions hold on to the group that is there when they are imported, and DDP imports them
     importlib.import_module("torch.distributed.nn.functional")
     with meeting_within(timeout_seconds):
-        dist.init_process_group(chosen, timeout=timedelta(seconds=timeout_seconds))
+        dist.init_process_group(chosen, timeout=timeout)
     return ranks_group(None)
+
+
+def timeout_of(seconds: float) -> timedelta:
+    """How long a rank waits.
+
+    Raises:
+        UserError: for what is no time.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0.0 < seconds < 1e8:
+        raise UserError(f"timeout_seconds={seconds!r} is no time to wait.", "Give seconds above 0, such as 300.")
+    return timedelta(seconds=seconds)
 
 
 def check_backend(backend: str) -> None:

@@ -6,7 +6,6 @@ Shape suffixes: R rows exchanged, D the rest of a parameter's shape.
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from overnight.comm.checks import meeting, model_digest, ranks_group, refuse_sparse, release, same_everywhere, take
+from overnight.comm.checks import (
+    meeting,
+    model_digest,
+    ranks_group,
+    refuse_sparse,
+    release,
+    same_everywhere,
+    take,
+    timeout_of,
+)
 from overnight.comm.meter import Meter
 from overnight.comm.plan import HiddenRows, Plan, Rows, Rule, Whole, rule_blocks, units
 from overnight.comm.residual import Residual, ResidualMode
@@ -72,7 +80,7 @@ class SampledState:
     ) -> None:
         self.group = ranks_group(process_group)
         inner = model.module if isinstance(model, DistributedDataParallel) else model
-        self.timeout, self.members = timedelta(seconds=timeout_seconds), dist.get_process_group_ranks(self.group)
+        self.timeout, self.members = timeout_of(timeout_seconds), dist.get_process_group_ranks(self.group)
         digests = {"model": model_digest(inner), "plan": plan.digest(), "data": data, "torch": torch.__version__}
         with meeting():
             self.cpu_group = dist.new_group(self.members, self.timeout, "gloo")

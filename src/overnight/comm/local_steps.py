@@ -4,7 +4,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -85,7 +84,7 @@ class LocalSteps:
                 f"The model is wrapped in {type(model).__name__} already.", "Give LocalSteps the model itself."
             )
         members = dist.get_process_group_ranks(checks.ranks_group(process_group))
-        timeout = timedelta(seconds=timeout_seconds)
+        timeout = checks.timeout_of(timeout_seconds)
         digests = {
             "model": checks.model_digest(model),
             "model's buffers": _buffer_digest(model),

@@ -5,7 +5,6 @@ Each takes the module that is called in training and what the trainer gives with
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -111,10 +110,10 @@ def ddp(
     """
     if dtype not in (None, "bf16"):
         raise UserError(f"dtype={dtype!r} is not known.", "Choose bf16, or None for the gradients' own.")
-    group = ranks_group(None)
+    timeout, group = timeout_of(timeout_seconds), ranks_group(None)
     if group.size() == 1:
         return Strategy(module)
-    members, timeout = dist.get_process_group_ranks(group), timedelta(seconds=timeout_seconds)
+    members = dist.get_process_group_ranks(group)
     with meeting():
         same_everywhere("DDP", {"model": model_digest(module), "data": data}, dist.new_group(members, timeout, "gloo"))
     refuse_sparse(module)
