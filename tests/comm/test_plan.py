@@ -125,3 +125,13 @@ def test_bad_plans(name: str) -> None:
     make, words = BAD[name]
     with pytest.raises(UserError, match=words):
         make()
+
+
+def test_counts_are_sorted_once() -> None:
+    rule = Rows(0.25, 0.5, counts=(1.0, 5.0, 3.0, 4.0))
+    first = draw(4, rule, 0, 0)
+    order = rule.by_frequency
+    assert {1, 3} <= set(first.ids_R.tolist())
+    draw(4, rule, 0, 1)
+    assert rule.by_frequency is order
+    assert rule == Rows(0.25, 0.5, counts=(1.0, 5.0, 3.0, 4.0))

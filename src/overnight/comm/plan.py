@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -55,6 +56,11 @@ class Rows:
         if self.frequent == 1.0:
             raise UserError("frequent=1.0 leaves no rows to draw.", "Exchange such a parameter whole.")
         _known(self.compensation)
+
+    @cached_property
+    def by_frequency(self) -> Tensor | None:
+        """Rows by falling count; None where they are so."""
+        return None if self.counts is None else torch.argsort(torch.tensor(self.counts), descending=True, stable=True)
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ def draw(units: int, rule: Rows | HiddenRows, seed: int, step: int) -> RowSet:
     """
     order, rate = None, rule.rate if isinstance(rule, HiddenRows) else rule.random
     certain = 0 if isinstance(rule, HiddenRows) else math.floor(rule.frequent * units)
-    if certain and isinstance(rule, Rows) and rule.counts is not None:
-        order = torch.argsort(torch.tensor(rule.counts), descending=True, stable=True)
+    if certain and isinstance(rule, Rows):
+        order = rule.by_frequency
     count = drawn_units(units - certain, rate)
     words = hashlib.blake2b(f"{seed} {step} {units}".encode(), digest_size=7).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(words, "big"))
