@@ -365,9 +365,8 @@ class DATE:
         what = f"{wrong}: back by {gone} steps, to update {self.measuring.updates}"
         self._decide("rollback", self.rollbacks_made - 1, self.rollbacks_made, what, {"bound": self.sentry.bound})
         if "lr" not in self.limits.fixed:
-            before, fell = following.rate, backoff / following.backoff
-            following.backoff = backoff
-            following.rate *= math.sqrt(fell) if following.adaptive else fell
+            before = following.rate
+            following.back_off(backoff)
             self._decide_rate(before, "half the gain", {"gain": self.gain})
 
     def _apply(self) -> None:

@@ -80,6 +80,12 @@ class Following:
         self.rate = min(target, self.rate * FASTEST_RISE)
         return self.rate != old
 
+    def back_off(self, backoff: float) -> None:
+        """Multiply the gain by another ``backoff`` from now on, and the rate at once."""
+        fell = backoff / self.backoff
+        self.backoff = backoff
+        self.rate *= math.sqrt(fell) if self.adaptive else fell
+
     def state_dict(self) -> dict[str, Any]:
         """Plain data; a noise scale that is not measured is None."""
         noise_scale = self.noise_scale if self.measured else None
