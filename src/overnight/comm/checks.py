@@ -26,8 +26,8 @@ def join_ranks(backend: str | None = None, timeout_seconds: float = 300.0) -> di
         timeout_seconds: how long any rank waits for another, now and at any later exchange.
 
     Raises:
-        UserError: if the backend is not part of this torch, the timeout is no time, if torchrun did not start this process, or if the ranks do
-            not meet in time; the message names the address.
+        UserError: if the backend is not part of this torch, the timeout is no time, torchrun did not start this
+            process, or the ranks do not meet in time; the message names the address.
     """
     timeout = timeout_of(timeout_seconds)
     chosen = backend or ("nccl" if torch.cuda.is_available() else "gloo")
@@ -150,7 +150,7 @@ def refuse_sparse(model: nn.Module) -> None:
 
 
 def refuse_sparse_bucket(buffer: Tensor) -> None:
-    """Raise a UserError for a bucket of DDP that is sparse, as of ``F.embedding(…, sparse=True)``: no module says so."""
+    """Raise a UserError for a sparse bucket of DDP, as of ``F.embedding(…, sparse=True)``, which no module shows."""
     if buffer.is_sparse:
         raise UserError(
             f"A gradient of shape {list(buffer.shape)} is sparse, and a hook of DDP cannot exchange it.",
