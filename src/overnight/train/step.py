@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from overnight.comm.checks import meeting
-from overnight.comm.strategies import Strategy
+from overnight.comm.strategy import Strategy
 from overnight.train.distributed import World
 from overnight.train.observe import StepObserver
 from overnight.train.parallel import Maker, Parallel
