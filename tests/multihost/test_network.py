@@ -67,7 +67,7 @@ def test_no_way_out(network: Network, tmp_path: Path) -> None:
 
 
 def test_an_unplugged_host_is_out_of_reach_until_it_is_plugged_in(network: Network, tmp_path: Path) -> None:
-    first, second = network.hosts
+    second = network.hosts[1]
     program = "import socket, sys; socket.create_connection(('10.77.0.1', 9), 1)"
     second.unplug()
     _, cut = command(second, [sys.executable, "-c", program], tmp_path / "cut")
@@ -75,7 +75,6 @@ def test_an_unplugged_host_is_out_of_reach_until_it_is_plugged_in(network: Netwo
     second.plug()
     _, mended = command(second, [sys.executable, "-c", program], tmp_path / "mended")
     assert "Connection refused" in mended
-    assert first.address == "10.77.0.1"
 
 
 def test_a_killed_host_has_no_processes(network: Network, tmp_path: Path) -> None:

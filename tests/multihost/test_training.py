@@ -23,7 +23,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(corpus: Path, out: Path, way: str, **settings: object) -> list[str]:
     """Of ``overnight``: the run of these tests."""
-    chosen = ["--parallel", way] if way != "ddp" else []
+    chosen = ["--parallel", way] if way != "plain" else []
     if way == "local":
         settings = {"parallel__every": 8} | settings  # it logs where the ranks meet
     return [*arguments(corpus, out, **SETTINGS | settings), *chosen]
@@ -52,8 +52,8 @@ def test_two_hosts_have_the_loss_of_one_process(network: Network, corpus: Path, 
     for host in network.hosts:
         host.throttle(100)
     before = [host.sent_bytes() for host in network.hosts]
-    running = Torchrun(network, words(corpus, tmp_path / "two", "ddp"), tmp_path / "logs")
-    overnight(words(corpus, tmp_path / "one", "ddp"), tmp_path / "logs")
+    running = Torchrun(network, words(corpus, tmp_path / "two", "plain"), tmp_path / "logs")
+    overnight(words(corpus, tmp_path / "one", "plain"), tmp_path / "logs")
     assert running.wait() == [0, 0], running.output()
     one, two = (lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
@@ -75,13 +75,11 @@ def test_a_host_that_dies_and_comes_back(
     running.until(lambda: steps(out) >= 60)
     network.hosts[1].unplug()
     running.kill(1)
-    seen = steps(out)
     network.hosts[1].plug()
     running.start_again(1)
     assert running.wait() == [0, 0], running.output()
     checkpoint = 56 if way == "local" else 50  # local steps are saved where the ranks meet
     assert re.search(f"resumed at step {checkpoint} *\n", running.output(0)), running.output()
-    assert seen < STEPS
     same_end(out, whole(way))
 
 
@@ -90,7 +88,7 @@ def test_the_master_dies_and_the_run_is_resumed(
 ) -> None:
     """It holds the store by which hosts find each other, so that the others end, and all are started again."""
     out = tmp_path / "run"
-    running = Torchrun(network, words(corpus, out, "ddp"), tmp_path / "logs")
+    running = Torchrun(network, words(corpus, out, "plain"), tmp_path / "logs")
     running.until(lambda: steps(out) >= 60)
     running.kill(0)
     codes = running.wait()
@@ -101,14 +99,14 @@ def test_the_master_dies_and_the_run_is_resumed(
     again = Torchrun(network, ["train", str(out), "--resume"], tmp_path / "logs")
     assert again.wait() == [0, 0], again.output()
     assert "resumed at step 50" in again.output(0)
-    same_end(out, whole("ddp"))
+    same_end(out, whole("plain"))
 
 
 def test_a_link_that_is_cut_for_some_seconds(
     network: Network, corpus: Path, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    running = Torchrun(network, words(corpus, out, "ddp"), tmp_path / "logs")
+    running = Torchrun(network, words(corpus, out, "plain"), tmp_path / "logs")
     running.until(lambda: steps(out) >= 60)
     network.hosts[1].unplug()
     time.sleep(1.0)
@@ -118,7 +116,7 @@ def test_a_link_that_is_cut_for_some_seconds(
     network.hosts[1].plug()
     assert running.wait() == [0, 0], running.output()
     assert "resumed" not in running.output()
-    same_end(out, whole("ddp"))
+    same_end(out, whole("plain"))
 
 
 def test_a_master_out_of_reach_is_named(network: Network, tmp_path: Path) -> None:
