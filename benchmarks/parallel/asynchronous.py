@@ -24,13 +24,24 @@ class AsyncTrainer:
         workers: how many there are.
         seed: of the drawn rows.
         timeout_seconds: after which server and worker give each other up.
+        served: the same job once more, for a server of this worker's own in the same process; None for one that all
+            have on rank 0.
 
     Attributes:
         server: on rank 0.
         worker: on the others.
     """
 
-    def __init__(self, mode: str, job: Job, rank: int, workers: int, seed: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        mode: str,
+        job: Job,
+        rank: int,
+        workers: int,
+        seed: int,
+        timeout_seconds: float,
+        served: Job | None = None,
+    ) -> None:
         self.job, self.step = job, 0
         sparse = samples_words(mode)
         rows: dict[str, Any] = {"dense": True}
@@ -41,7 +52,16 @@ class AsyncTrainer:
         self.server: ParameterServer | None = None
         self.worker: AsyncWorker | None = None
         host = os.environ["MASTER_ADDR"]
-        if rank == 0:
+        if served is not None:
+            server = ParameterServer(
+                served.task,
+                optimizer(served, sparse),
+                plan=plan,
+                max_norm=job.max_norm,
+                timeout_seconds=timeout_seconds,
+            )
+            self.server, self.worker = server, AsyncWorker.attach(server, job.task)
+        elif rank == 0:
             self.server = ParameterServer(
                 job.task, optimizer(job, sparse), host=host, port=PORT, workers=workers, plan=plan,
                 max_norm=job.max_norm, timeout_seconds=timeout_seconds,

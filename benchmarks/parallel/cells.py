@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from itertools import groupby, product
 from typing import Any, Literal
 
-Kind = Literal["speed", "tokens", "time"]
+Kind = Literal["speed", "crowd", "tokens", "time"]
 LINKS: tuple[int | None, ...] = (None, 1000, 100)
 """Million bits a second of every host's link, each way; None is what the machine gives."""
 MODES = (
@@ -29,7 +29,9 @@ class Cell:
     """One measurement.
 
     Attributes:
-        kind: ``speed``, the time of a step; ``tokens``, quality after so many tokens; ``time``, after so many seconds.
+        kind: ``speed``, the time of a step; ``crowd``, the same of workers who are at work at once, each in a group of
+            its own, with the code of the mode and no bytes; ``tokens``, quality after so many tokens; ``time``, after
+            so many seconds.
         model: see ``jobs``.
         mode: how the ranks train together (see ``modes``); with one worker ``ddp`` is the naive loop.
         workers: hosts, of one worker with one thread each.
@@ -47,6 +49,8 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its file."""
+        if self.kind == "crowd":
+            return f"{self.kind}-{self.model}-{self.mode}-{self.workers}w"
         link = "free" if self.megabits is None else f"{self.megabits}mbit"
         seed = "" if self.kind == "speed" else f"-seed{self.seed}"
         return f"{self.kind}-{self.model}-{self.mode}-{self.workers}w-{link}{seed}"
@@ -60,6 +64,8 @@ def grid() -> list[Cell]:
     """All cells, what matters most first; those that the same processes measure stand beside each other."""
     found = [Cell("speed", "byte", "ddp", 1), *(Cell("speed", "byte", mode, 4, 100) for mode in BYTE)]
     found += [*_speed("lstm10k", 4), *_speed("lstm60k", 4)]
+    found += [Cell("crowd", "byte", mode, 4) for mode in BYTE]
+    found += [Cell("crowd", model, mode, 4) for model in ("lstm10k", "lstm60k") for mode in MODES]
     for seed in (0, 1):
         found += [Cell("tokens", "byte", mode, 4, 100, seed) for mode in BYTE]
         found += [Cell("tokens", "small10k", mode, 4, None, seed) for mode in QUALITY]

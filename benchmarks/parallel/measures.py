@@ -72,6 +72,14 @@ def speed(trainer: "Trainer", seconds: float) -> dict[str, Any]:
     return found
 
 
+def crowd(trainer: "Trainer | AsyncTrainer", period: int, seconds: float) -> dict[str, Any]:
+    """Steps for so many seconds, in whole periods, of a worker that has nothing to exchange."""
+    began, each = time.monotonic(), list[float]()
+    while not each or time.monotonic() - began < seconds:
+        each += [trainer() for _ in range(period)]
+    return {"steps": len(each), "step_ms": times_of(each)}
+
+
 def async_speed(trainer: "AsyncTrainer", seconds: float) -> dict[str, Any]:
     """The same of a worker that goes at its own pace; of the server its staleness."""
     worker = trainer.worker

@@ -54,6 +54,8 @@ def way(mode: str, job: Job, model: str, seed: int, seconds: float) -> Way:
     if mode == "bf16" or dtype or mode.endswith("-bf16"):
         options["dtype"] = "bf16"
     itemsize = 2 if "dtype" in options else 4
+    if name in ("ddp", "bf16") and ranks == 1:
+        return Way(_alone_in_ddp(job.task, options.get("dtype")))
     if name in ("ddp", "bf16"):
         return Way(strategies.ddp(job.task, **options), formula=lambda: ring_bytes(count, ranks, itemsize))
     if name in ("sampled", "sampled-hidden", "hidden"):
@@ -71,6 +73,13 @@ def way(mode: str, job: Job, model: str, seed: int, seconds: float) -> Way:
     if name == "powersgd":
         return _power_sgd(job.task, named, ranks)
     raise UserError(f"There is no mode {mode!r}.", "See benchmarks/parallel/cells.py.")
+
+
+def _alone_in_ddp(task: nn.Module, dtype: str | None) -> strategies.Strategy:
+    """With the buckets that one process goes without."""
+    wrapped = DistributedDataParallel(task, gradient_as_bucket_view=True)
+    wrapped.register_comm_hook(dist.group.WORLD, strategies._mean if dtype is None else strategies._mean_bf16)
+    return strategies.Strategy(wrapped)
 
 
 def _power_sgd(task: nn.Module, named: list[tuple[str, nn.Parameter]], ranks: int) -> Way:

@@ -23,6 +23,8 @@ def print_table(results: dict[Cell, dict[str, Any]]) -> None:
         print(f"\n{kind}, {model}: {shared}")
         if kind == "speed":
             _speed(here, results)
+        elif kind == "crowd":
+            _crowd(here)
         else:
             _quality(here)
 
@@ -55,6 +57,15 @@ def _speed(here: dict[Cell, dict[str, Any]], results: dict[Cell, dict[str, Any]]
             f"{_number(record.get('waiting_ms')):>9}{sent['interface'] / 1e6:>9.2f}{_number(sent.get('meter'), 6):>8}"
             f"{_number(sent.get('formula'), 6):>9}{rate:>10,.0f}{ratios[0]:>7}{ratios[1]:>9}{ratios[2]:>9}"
         )
+
+
+def _crowd(here: dict[Cell, dict[str, Any]]) -> None:
+    print(f"  {'mode':<20}{'ms a step':>11}")
+    for cell, record in sorted(here.items(), key=lambda pair: pair[0].mode):
+        if "failed" in record:
+            print(f"  {cell.mode:<20}  failed: {record['failed'][:100]}")
+            continue
+        print(f"  {cell.mode:<20}{record['step_ms']['mean']:>11,.0f}")
 
 
 def _quality(here: dict[Cell, dict[str, Any]]) -> None:

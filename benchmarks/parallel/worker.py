@@ -58,44 +58,55 @@ def main() -> None:
     """Train this rank's part of the session whose file is named."""
     session = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(sys.argv[1]).parent
-    rank, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, workers, place = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "PLACE"))
     torch.set_num_threads(1)
     keep_freed_memory()
     cells = [Cell(**plain) for plain in session["cells"]]
     first, timeout = cells[0], session["timeout"]
-    if workers > 1:
+    if first.workers > 1:
         join_ranks("gloo", timeout)
     sampled = samples_words(first.mode)
     corpus = None if session["corpus"] is None else Path(session["corpus"])
     serving = first.mode.startswith("async")
-    made = job(first.model, max(0, rank - serving), first.workers, first.seed, sampled, corpus, session["tiny"])
+
+    def new() -> Job:
+        number = place if first.kind == "crowd" else max(0, rank - serving)
+        return job(first.model, number, first.workers, first.seed, sampled, corpus, session["tiny"])
+
+    made = new()
     trainer: Trainer | AsyncTrainer
     if serving:
-        trainer = AsyncTrainer(first.mode, made, rank, workers - 1, first.seed, timeout)
+        served = new() if first.kind == "crowd" else None
+        trainer = AsyncTrainer(first.mode, made, rank, workers - 1, first.seed, timeout, served)
     else:
-        chosen = alone(made.task) if workers == 1 else way(first.mode, made, first.model, first.seed, timeout)
+        chosen = alone(made.task) if first.workers == 1 else way(first.mode, made, first.model, first.seed, timeout)
         trainer = Trainer(made, chosen, sampled)
     try:
         for cell in cells:
             found = _measure(trainer, cell, session, folder)
             found["tokens_per_step"] = made.tokens_per_step
-            (folder / f"{cell.name}.{rank}.json").write_text(json.dumps(found))
+            (folder / f"{cell.name}.{place}.json").write_text(json.dumps(found))
         measures.agree(0.0)  # a server must not end before its workers have
     finally:
         trainer.close()
-        if workers > 1:
+        if first.workers > 1:
             dist.destroy_process_group()
 
 
 def _measure(trainer: Trainer | AsyncTrainer, cell: Cell, session: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(trainer, AsyncTrainer):
         trainer.rates(lambda: 0.1)
-        for _ in range(3 if cell.kind == "speed" and trainer.worker is not None else 0):
+        for _ in range(3 if cell.kind in ("speed", "crowd") and trainer.worker is not None else 0):
             trainer()
-    elif cell.kind == "speed":
+    elif cell.kind in ("speed", "crowd"):
         for _ in range(trainer.way.warm_up if trainer.step == 0 else 1):
             trainer()
         trainer.way.strategy.before_checkpoint()  # local steps begin a period
+    if cell.kind == "crowd":
+        _all_here(folder, cell)
+        return measures.crowd(
+            trainer, 1 if isinstance(trainer, AsyncTrainer) else trainer.way.period, session["seconds"]
+        )
     measures.agree(0.0)
     if os.environ["RANK"] == "0":
         _throttled(folder, cell.name)
@@ -116,6 +127,13 @@ def _throttled(folder: Path, name: str) -> None:
     """Wait until whoever made the network has set this cell's links."""
     (folder / f"{name}.wanted").touch()
     while not (folder / f"{name}.set").exists():
+        time.sleep(0.02)
+
+
+def _all_here(folder: Path, cell: Cell) -> None:
+    """Wait for the others, with whom this worker has no group."""
+    (folder / f"{cell.name}.{os.environ['PLACE']}.here").touch()
+    while not all((folder / f"{cell.name}.{place}.here").exists() for place in range(cell.workers)):
         time.sleep(0.02)
 
 

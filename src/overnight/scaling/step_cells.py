@@ -26,9 +26,11 @@ class StepCell:
         bits_per_second: of each worker's link, in one direction; None for one that is not throttled.
         bytes_per_step: that a worker sends, headers left out, on average over many steps: for a ring 2 (n - 1) / n of
             what is exchanged, for local steps that over H, for a server what is pushed.
-        compute_ms: of one worker's step without any exchange, alone on its machine.
+        compute_ms: of one worker's step without any exchange, alone on its machine; or beside all the others, and then
+            cores is None.
         step_ms: measured, exchange included; of an asynchronous mode one worker's, from pull to pull.
-        cores: that all workers share, if they are on one machine and use one thread each; None if each has its own.
+        cores: that all workers share, if they are on one machine and use one thread each; None if each has its own, or
+            if compute_ms has that in it.
         messages: exchanges of a step, on average (buckets; 1/H of them for local steps; pushes).
         received_bytes_per_step: that a worker receives; None if as many. Only of a server.
         remote_workers: that reach a server over its link; None if all but one do.
