@@ -322,7 +322,7 @@ def _evaluation(raw: Json) -> Evaluation | None:
         bits_per_byte=_number(raw.get("bits_per_byte")),
         low=_times(unit, raw.get("low")),
         high=_times(unit, raw.get("high")),
-        bytes=_first_number(raw.get("bytes"), raw.get("words"), *(raw.get(name) for name in ("images", "pieces", "texts"))),
+        bytes=_first_number(*(raw.get(name) for name in ("bytes", "words", "images", "pieces", "texts"))),
         perplexity=_number(raw.get("perplexity")),
         accuracy=accuracy,
     )
