@@ -75,6 +75,10 @@ def main(argv: list[str]) -> int:
         from overnight.cli.evaluate_words import evaluate_word_run
 
         return evaluate_word_run(options)
+    if metric == "text_accuracy":
+        from overnight.cli.evaluate_texts import evaluate_text_run
+
+        return evaluate_text_run(options)
     if metric == "masked_accuracy":
         from overnight.cli.evaluate_bert import evaluate_bert
 

@@ -17,6 +17,7 @@ RECIPES = {
     "recommender": "overnight.recipes.recommender:recommender",
     "gnmt": "overnight.recipes.gnmt:gnmt",
     "bert": "overnight.recipes.bert:bert",
+    "bert-classify": "overnight.recipes.bert_classify:bert_classify",
 }
 
 

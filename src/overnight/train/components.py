@@ -33,6 +33,8 @@ TRUSTED = (
     "overnight.train.average.",
     "overnight.train.start.",
     "overnight.data.masked.batches.",
+    "overnight.data.masked.labelled.",
+    "overnight.evaluate.labels.",
     "overnight.evaluate.masked.",
     "overnight.comm.strategies.",
     "overnight.comm.asynchronous.",
