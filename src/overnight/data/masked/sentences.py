@@ -24,7 +24,7 @@ def split_sentences(text: str) -> list[str]:
         start = 0
         for match in _END.finditer(line):
             end = match.start() + len(match.group().rstrip())
-            if _ABBREVIATION.search(line, max(start, match.start() - 8), match.start()):
+            if _ABBREVIATION.search(line, max(0, match.start() - 8), match.start()):
                 continue
             found.append(line[start:end].strip())
             start = match.end()
