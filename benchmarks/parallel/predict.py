@@ -14,7 +14,7 @@ from overnight.scaling.step_plan import plan, plan_table
 from overnight.scaling.step_time import fit
 
 PLANNED_WORKERS, PER_HOST = 128, 8
-PLANNED_MODEL = "lstm60k"
+PLANNED_MODEL = "lstm10k"
 PLANNED_LINKS = ("1G", "10G", "25G", "100G", "ndr")
 
 
