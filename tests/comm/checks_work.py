@@ -60,11 +60,13 @@ class Functional(nn.Module):
 
 
 def _functional(rank: int) -> None:
-    sampled_parallel(Functional())(torch.tensor([1, 2])).backward()
+    parallel = sampled_parallel(Functional())
+    parallel(torch.tensor([1, 2])).backward()
 
 
 def _functional_ddp(rank: int) -> None:
-    ddp(Functional()).module(torch.tensor([1, 2])).backward()
+    strategy = ddp(Functional())
+    strategy.module(torch.tensor([1, 2])).backward()
 
 
 def _hidden_sparse(rank: int) -> None:

@@ -58,7 +58,7 @@ def test_ranks_that_do_not_meet(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_stalls_is_given_up_on(tmp_path: Path) -> None:
-    waited, _ = on_ranks(a_rank_that_stalls, a_rank_that_stalls_in_ddp, tmp_path, 2)
+    waited, _ = on_ranks(a_rank_that_stalls, tmp_path, 2)
     assert isinstance(waited, UserError), waited
     assert int(str(waited).split()[0]) <= 4
     assert "the ranks met at 127.0.0.1:" in str(waited)

@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from weakref import WeakSet
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from overnight.errors import UserError
 
@@ -149,13 +150,24 @@ def refuse_sparse(model: nn.Module) -> None:
         )
 
 
-def refuse_sparse_bucket(buffer: Tensor) -> None:
-    """Raise a UserError for a sparse bucket of DDP, as of ``F.embedding(…, sparse=True)``, which no module shows."""
-    if buffer.is_sparse:
-        raise UserError(
-            f"A gradient of shape {list(buffer.shape)} is sparse, and a hook of DDP cannot exchange it.",
-            "Use overnight.nn.rows.SampledEmbedding under sampled_parallel, or sparse=False.",
-        )
+def refuse_unknown_sparse(parameters: Iterable[nn.Parameter]) -> list[RemovableHandle]:
+    """Let the first gradient of each raise a UserError if it is sparse, as of ``F.embedding(…, sparse=True)``.
+
+    No module shows such gradients, and DDP ends at them in words of its own before it calls a hook.
+    """
+    handles: list[RemovableHandle] = []
+    for parameter in parameters:
+
+        def look(gradient: Tensor, place: int = len(handles)) -> None:
+            handles[place].remove()
+            if gradient.is_sparse:
+                raise UserError(
+                    f"A gradient of shape {list(gradient.shape)} is sparse, and DDP cannot exchange it.",
+                    "Use overnight.nn.rows.SampledEmbedding under sampled_parallel, or sparse=False.",
+                )
+
+        handles.append(parameter.register_hook(look))
+    return handles
 
 
 def take(model: nn.Module) -> None:

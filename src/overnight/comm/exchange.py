@@ -19,8 +19,10 @@ from overnight.comm.checks import (
     model_digest,
     ranks_group,
     refuse_sparse,
+    refuse_unknown_sparse,
     release,
     same_everywhere,
+    sparse_parameters,
     take,
     timeout_of,
 )
@@ -90,6 +92,8 @@ class SampledState:
         if not sparse:
             refuse_sparse(inner)
         take(model)
+        known = {id(p) for p in sparse_parameters(inner).values()}
+        self._looking = refuse_unknown_sparse(p for p in self.named.values() if id(p) not in known)
         self.model, self.plan, self.step = inner, plan, 0
         self.ranks, self.rank = self.group.size(), self.group.rank()
         self.residual = Residual(self.group, loss_scale)
@@ -114,6 +118,8 @@ class SampledState:
         for module, sampler, samples in self._samplers:
             module.sampler, module.samples = sampler, samples
         self._samplers.clear()
+        for handle in self._looking:
+            handle.remove()
         release(self.model)
 
     def announce(self, name: str, ids: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from overnight.comm.checks import failed, lost, meeting, refuse_sparse_bucket, sparse_parameters
+from overnight.comm.checks import failed, lost, meeting, sparse_parameters
 from overnight.comm.exchange import SampledState
 from overnight.comm.meter import Meter
 from overnight.comm.plan import Plan
@@ -30,7 +30,6 @@ def sampled_hook(state: SampledState, bucket: dist.GradBucket) -> torch.futures.
         bucket: of dense gradients.
     """
     buffer: torch.Tensor = bucket.buffer()
-    refuse_sparse_bucket(buffer)
     gradients = bucket.gradients()
     state.begin(again=bucket.index() == 0)
     pieces = [state.pack(p, g) for p, g in zip(bucket.parameters(), gradients, strict=True)]

@@ -16,7 +16,7 @@ from overnight.comm.checks import (
     model_digest,
     ranks_group,
     refuse_sparse,
-    refuse_sparse_bucket,
+    refuse_unknown_sparse,
     same_everywhere,
     timeout_of,
 )
@@ -66,6 +66,7 @@ def ddp(
     with meeting():
         same_everywhere("DDP", {"model": model_digest(module), "data": data}, dist.new_group(members, timeout, "gloo"))
     refuse_sparse(module)
+    refuse_unknown_sparse(p for p in module.parameters() if p.requires_grad)
     meter = Meter()
     with meeting():
         group = dist.new_group(members, timeout)
@@ -77,7 +78,6 @@ def ddp(
 def _mean(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     # multiplied, as DDP without a hook does it: a division by three ranks is another number
     buffer = bucket.buffer()
-    refuse_sparse_bucket(buffer)
     mean = dist.all_reduce(buffer.mul_(1.0 / group.size()), group=group, async_op=True)
     reduced: torch.futures.Future[Tensor] = mean.get_future().then(_only)
     return reduced
@@ -86,7 +86,6 @@ def _mean(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Fu
 def _mean_bf16(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     # torch's own hook of this kind is refused without NCCL
     buffer = bucket.buffer()
-    refuse_sparse_bucket(buffer)
     packed = buffer.mul_(1.0 / group.size()).to(torch.bfloat16)
     mean = dist.all_reduce(packed, group=group, async_op=True)
     reduced: torch.futures.Future[Tensor] = mean.get_future().then(lambda done: buffer.copy_(done.value()[0]))
