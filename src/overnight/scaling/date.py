@@ -10,19 +10,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from overnight.errors import UserError
-from overnight.scaling.date_settings import cut, growth, limits, schedule_factor, warmup_steps
+from overnight.scaling.date_settings import cut, growth, intervals, limits, schedule_factor, warmup_steps
+from overnight.scaling.date_state import as_plain, put_back, watched
 from overnight.scaling.decisions import Decision, Value
 from overnight.scaling.following import Following
 from overnight.scaling.group_settings import GroupSettings
 from overnight.scaling.hyperparameters import Hyperparameters
 from overnight.scaling.measuring import Measuring
-from overnight.scaling.sentry import Sentry
+from overnight.scaling.sentry import Sentry, given_up
 from overnight.scaling.snapshot import Snapshot, Stateful
 from overnight.scaling.warming import WarmUp
 
 TRUST_RATIO = ("LARS", "LAMB")
-STATE = ("steps", "samples", "position", "rollbacks_made", "_warm_until", "_grown_at", "_stretched")
 
 
 class DATE:
@@ -129,11 +128,9 @@ class DATE:
         self.following = Following(baseline.global_batch_size, adaptive)
         self.settings = GroupSettings(optimizer, baseline, adaptive, self.limits.fixed)
         self.sentry = sentry or Sentry()
-        whole = None if self.total_samples is None else min(self.total_samples, 1e18) / global_batch_size
-        self.snapshot_every = snapshot_every or (50 if whole is None else max(10, min(100, int(whole / 20))))
-        every = measure_every or (4 if whole is None else max(1, min(10, int(whole / 100))))
-        named = _named(optimizer) if model is None else [*model.named_parameters()]
-        named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+        every, between = intervals(self.total_samples, global_batch_size)
+        self.snapshot_every, every = snapshot_every or between, measure_every or every
+        named = watched(optimizer, model)
         self.measuring = Measuring(
             named,
             optimizer,
@@ -218,11 +215,7 @@ class DATE:
         Raises:
             UserError: if it is called more often than ``accumulation`` in a step.
         """
-        losses = self.measuring.losses
-        if len(losses) >= self.accumulation:
-            raise UserError(f"observe was called more than {self.accumulation} times in a step.", "Call step after it.")
-        losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
-        if len(losses) == self.accumulation:
+        if self.measuring.take(loss, self.accumulation):
             self._observed(loss_scale)
 
     def observe_step(self, *, loss_scale: float = 1.0) -> None:
@@ -244,12 +237,8 @@ class DATE:
         Raises:
             UserError: if ``observe`` was not called ``accumulation`` times, or after too many rollbacks.
         """
-        observed, before = len(self.measuring.losses), len(self.decisions)
-        if observed != self.accumulation:
-            raise UserError(
-                f"observe was called {observed} times in this step of {self.accumulation} micro-batches.",
-                "Read date.accumulation before each step, and call observe after each backward.",
-            )
+        self.measuring.check(self.accumulation)
+        before = len(self.decisions)
         mean, updated, relative = self.measuring.end_step(loss)
         wrong = self.sentry.look(mean, updated=updated, relative_step=relative) if self.limits.rollbacks else None
         self.samples += self.global_batch_size
@@ -346,20 +335,17 @@ class DATE:
 
     def _keep(self) -> None:
         if self.limits.rollbacks:
-            self._snapshots = [*self._snapshots[-1:], (self._new_snapshot(), self._plain())]
+            self._snapshots = [*self._snapshots[-1:], (self._new_snapshot(), as_plain(self))]
 
     def _go_back(self, wrong: str) -> None:
         # to the older of the two states, since the newer may be on its way off already
         if self.rollbacks_made == self.limits.rollbacks or not self._snapshots:
-            raise UserError(
-                f"The run went wrong again after {self.rollbacks_made} rollbacks: {wrong} (step {self.steps}).",
-                "Take a lower rate or batch, or a longer warm-up. If the data changed on purpose, say so by jumped().",
-            )
+            raise given_up(self.rollbacks_made, wrong, self.steps)
         snapshot, plain = self._snapshots[0]
         kept = {"steps": self.steps, "samples": self.samples, "rollbacks_made": self.rollbacks_made + 1}
         backoff, following = self.following.backoff / 2, self.following
         snapshot.restore()
-        self._put(plain | kept)
+        put_back(self, plain | kept)
         self._snapshots = [(snapshot, plain)]
         gone = self.steps - plain["steps"]
         what = f"{wrong}: back by {gone} steps, to update {self.measuring.updates}"
@@ -386,25 +372,6 @@ class DATE:
         if self.log is not None:
             self.log(decision)
 
-    def _plain(self) -> dict[str, Any]:
-        return {
-            **{name: getattr(self, name) for name in STATE},
-            "batch": [self.cut.full, self.global_batch_size],
-            "following": self.following.state_dict(),
-            "warm": self.warm.state_dict(),
-            "sentry": self.sentry.state_dict(),
-            "measuring": self.measuring.state_dict(),
-        }
-
-    def _put(self, state: Mapping[str, Any]) -> None:
-        for name in STATE:
-            setattr(self, name, state[name])
-        self.growth.reach(state["batch"][-1] / self.cut.together)
-        self.following.load_state_dict(state["following"])
-        self.warm = WarmUp.from_state(state["warm"])
-        self.sentry.load_state_dict(state["sentry"])
-        self.measuring.load_state_dict(state["measuring"])
-
     def state_dict(self) -> dict[str, Any]:
         """Plain data, between two steps; every rank must call it.
 
@@ -413,7 +380,7 @@ class DATE:
         """
         self._snapshots = []
         self._keep()
-        return self._plain()
+        return as_plain(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on, once model and optimizer have their state; sets the optimizer's rates.
@@ -423,7 +390,7 @@ class DATE:
         """
         if state["batch"][0] != self.cut.full:
             raise ValueError(f"this state is of batch {state['batch'][0]}, not of {self.cut.full}")
-        self._put(state)
+        put_back(self, state)
         self._snapshots = []
         self._apply()
 
@@ -431,8 +398,3 @@ class DATE:
         """Take all hooks off."""
         self.measuring.close()
         self._snapshots = []
-
-
-def _named(optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return [(f"parameter {index}", p) for index, p in enumerate(parameters)]

@@ -67,6 +67,25 @@ class Measuring:
                 process_group=self._group,
             )
 
+    def take(self, loss: Tensor | float, accumulation: int) -> bool:
+        """A micro-batch's loss; whether it was the last of the step.
+
+        Raises:
+            UserError: for one more than a step has.
+        """
+        if len(self.losses) >= accumulation:
+            raise UserError(f"observe was called more than {accumulation} times in a step.", "Call step after it.")
+        self.losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
+        return len(self.losses) == accumulation
+
+    def check(self, accumulation: int) -> None:
+        """Raise a UserError unless all micro-batches of the step were observed."""
+        if len(self.losses) != accumulation:
+            raise UserError(
+                f"observe was called {len(self.losses)} times in this step of {accumulation} micro-batches.",
+                "Read date.accumulation before each step, and call observe after each backward.",
+            )
+
     def observe(self, global_batch_size: int, loss_scale: float) -> None:
         """All gradients of a step are there."""
         if self.noise is not None:

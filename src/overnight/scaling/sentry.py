@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from overnight.errors import UserError
+
 
 class Sentry:
     """Says when a run has left the road.
@@ -91,3 +93,11 @@ class Sentry:
         """Go on from it."""
         losses: Sequence[float] = state["losses"]
         self.losses, self.above, self.broken = list(losses), state["above"], state["broken"]
+
+
+def given_up(rollbacks: int, wrong: str, steps: int) -> UserError:
+    """The error of a run that went wrong once more than it may go back."""
+    return UserError(
+        f"The run went wrong again after {rollbacks} rollbacks: {wrong} (step {steps}).",
+        "Take a lower rate or batch, or a longer warm-up. If the data changed on purpose, say so by jumped().",
+    )
