@@ -70,7 +70,8 @@ def test_it_begins_with_what_was_pretrained(pretrained: Path, labelled: Path) ->
 def test_it_learns_goes_on_exactly_and_loads_elsewhere(
     pretrained: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = small(bert_classify(labelled, pretrained, lr=2e-3, epochs=8, dropout=0.0), checkpoint_steps=20, keep_last=9)
+    run = bert_classify(labelled, pretrained, lr=2e-3, epochs=8, dropout=0.0, length=40, evaluations=1)
+    run = small(run, checkpoint_steps=20, keep_last=9)
     summary = train(run, tmp_path / "whole", QUIET)
     assert summary["final"]["split"] == "dev"
     assert summary["final"]["text_accuracy"] > 0.8

@@ -95,6 +95,7 @@ def bert_classify(
         lr=LR, global_batch_size=BATCH, warmup_samples=WARMUP * passes * len(found.train), betas=(0.9, 0.999)
     )
     settings, notes = scaled(baseline, batch_size, rule, lr)
+    rates: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas}
     total = math.ceil(passes * len(found.train) / batch_size) * batch_size
     texts: dict[str, Any] = {"corpus": str(data), "tokenizer_of": str(opened.folder.resolve()), "length": length}
     if data.exists():
@@ -107,9 +108,7 @@ def bert_classify(
         model=partial(BERTClassifier, **model),
         task=partial(TextClassificationTask),
         data=partial(text_batches, **texts),
-        optimizer=partial(
-            LAMB if optimizer == "lamb" else torch.optim.AdamW, lr=settings.lr, betas=settings.betas, eps=1e-6
-        ),
+        optimizer=partial(LAMB if optimizer == "lamb" else torch.optim.AdamW, eps=1e-6, **rates),
         param_groups=partial(param_groups, weight_decay=0.01),
         schedule=partial(linear, warmup_samples=min(settings.warmup_samples, total / 2)),
         global_batch_size=batch_size,
