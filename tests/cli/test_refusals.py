@@ -74,11 +74,15 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (("trian",), "There is no command 'trian'. Did you mean train?"),
         (
             ("xyz",),
-            "There is no command 'xyz'. Commands: prepare, train, evaluate, generate, features, trace, classify, "
-            "import, export, serve, report, bench, doctor, list.",
+            "There is no command 'xyz'. Commands: prepare, train, probe, scale, evaluate, translate, generate, "
+            "features, trace, classify, import, export, serve, report, bench, doctor, list.",
         ),
         (("train", "byte-ml"), "There is no recipe 'byte-ml'. Did you mean byte-lm?"),
-        (("train", "xyz"), "There is no recipe 'xyz'. Recipes: byte-lm, builtin, word-lm (see: overnight list)."),
+        (
+            ("train", "xyz"),
+            "There is no recipe 'xyz'. Recipes: byte-lm, builtin, mnist-lstm, resnet, alexnet, word-lm, recommender, "
+            "gnmt, bert, bert-classify (see: overnight list).",
+        ),
         (("train", "runs/none"), "runs/none does not exist. Name a recipe (see: overnight list), a run or a run.json."),
         (
             ("train", "none", "--resume"),

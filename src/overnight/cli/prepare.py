@@ -24,8 +24,8 @@ class Arguments:
 
     Reads .txt .json .jsonl .ndjson .csv .tsv .parquet, each also .gz or .zst. An interrupted run leaves nothing that
     looks finished; the same command goes on where it stopped. With --words: a vocabulary and ids instead of bytes;
-    with --pairs: texts and their translations; with --bert: word pieces and sentences. overnight prepare --words --help,
-    --pairs --help and --bert --help say more.
+    with --pairs: texts and their translations; with --bert: word pieces and sentences; with --ratings: ratings.
+    overnight prepare --words --help, --pairs --help, --bert --help and --ratings --help say more.
     """
 
     src: Annotated[Positional[tuple[str, ...]], arg(metavar="SRC...")] = ()

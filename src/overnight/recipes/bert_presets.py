@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True)
@@ -51,35 +52,36 @@ MAX_POSITION = 512
 
 # You et al. 2020: 5e-3 / 2^3 at batch 512, 3,125 steps of warm-up, a million steps; the square root of the batch from
 # there. Phase 1 in batches of 64K and phase 2 of 32K: 7,037 + 1,562 steps, 76 minutes on 1,024 TPU v3.
-PAPER = {
-    "batch": 512,
-    "sequences": 512_000_000,
-    "lamb": Rates(5e-3 / 2**3.0, 3125),
-    "adamw": Rates(1e-4, 10_000),  # Devlin et al. 2019 at batch 256, whose other settings LAMB's baseline shares
-    "batches": (65_536, 32_768),
-    "steps": (7037, 1562),
-}
-SMALL = {"batch": 32, "batches": (32, 16)}
+PAPER = partial(
+    BERTPreset,
+    batch=512,
+    sequences=512_000_000,
+    lamb=Rates(5e-3 / 2**3.0, 3125),
+    adamw=Rates(1e-4, 10_000),  # Devlin et al. 2019 at batch 256, whose other settings LAMB's baseline shares
+    batches=(65_536, 32_768),
+    steps=(7037, 1562),
+)
+SMALL = partial(BERTPreset, batch=32, batches=(32, 16))
 
 PRESETS = {
-    "tiny": BERTPreset(
+    "tiny": SMALL(
         "some minutes on one core", 128, 2, 2,
-        sequences=48_000, lamb=Rates(1e-2, 100), adamw=Rates(2e-3, 100), **SMALL,
+        sequences=48_000, lamb=Rates(1e-2, 100), adamw=Rates(2e-3, 100),
     ),
-    "mini": BERTPreset(
+    "mini": SMALL(
         "an hour on one core", 256, 4, 4,
-        sequences=96_000, lamb=Rates(7e-3, 200), adamw=Rates(1e-3, 200), **SMALL,
+        sequences=96_000, lamb=Rates(7e-3, 200), adamw=Rates(1e-3, 200),
     ),
-    "small": BERTPreset(
+    "small": SMALL(
         "hours on a GPU", 512, 4, 8,
-        sequences=3_200_000, lamb=Rates(4e-3, 1000), adamw=Rates(5e-4, 1000), **SMALL,
+        sequences=3_200_000, lamb=Rates(4e-3, 1000), adamw=Rates(5e-4, 1000),
     ),
-    "medium": BERTPreset(
+    "medium": SMALL(
         "a night on a GPU", 512, 8, 8,
-        sequences=12_800_000, lamb=Rates(3e-3, 2000), adamw=Rates(3e-4, 2000), **SMALL,
+        sequences=12_800_000, lamb=Rates(3e-3, 2000), adamw=Rates(3e-4, 2000),
     ),
-    "base": BERTPreset("110 million parameters, the paper's ladder", 768, 12, 12, **PAPER),
-    "large": BERTPreset("the paper's BERT-Large: 8,599 steps of 64K, then 32K", 1024, 24, 16, **PAPER),
+    "base": PAPER("110 million parameters, the paper's ladder", 768, 12, 12),
+    "large": PAPER("the paper's BERT-Large: 8,599 steps of 64K, then 32K", 1024, 24, 16),
 }  # fmt: skip
 
 
