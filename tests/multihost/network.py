@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -52,13 +53,23 @@ class Host:
     port: str
 
     def start(self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """A command on this host, with what it prints in a file."""
+        """A command on this host, with what it prints in a file; it is among `processes` when this returns."""
         with log.open("ab") as file:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 ["ip", "netns", "exec", self.name, *argv],
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, **(env or {})},
                 start_new_session=True,
             )  # fmt: skip
+        # ip enters the host after it has started: until then neither `kill` nor the network's end would find it
+        while process.poll() is None and not self._holds(process.pid):
+            time.sleep(0.002)
+        return process
+
+    def _holds(self, process: int) -> bool:
+        try:
+            return os.stat(f"/proc/{process}/ns/net").st_ino == os.stat(f"/run/netns/{self.name}").st_ino
+        except FileNotFoundError:  # ended meanwhile
+            return False
 
     def processes(self) -> list[int]:
         """Their ids."""
