@@ -15,6 +15,7 @@ from train.toys import toy
 
 from overnight.comm.asynchronous import asynchronous
 from overnight.errors import UserError
+from overnight.train.asynchronous.place import find_place
 from overnight.train.checkpoint import Checkpoint, load_checkpoint
 from overnight.train.launch import Options, train
 from overnight.train.run import Run
@@ -167,3 +168,18 @@ def until(found: Any, seconds: float = 60) -> None:
     while not found():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "http"}, "MASTER_PORT='http' is no port"),
+        ({"MASTER_ADDR": "127.0.0.1"}, "RANK is set, but not MASTER_PORT"),
+    ],
+)
+def test_an_environment_that_is_not_whole(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], problem: str) -> None:
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    for name, value in ({"RANK": "1", "WORLD_SIZE": "2"} | given).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=problem):
+        find_place("cpu", 1.0)
