@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from overnight.data.ratings import RatingSettings, RatingSplits, RatingTable, load_ratings, split_table
+from overnight.data.ratings.table import NO_TIME
 from overnight.errors import UserError
 
 ALL = RatingSettings(test=0.0)
@@ -103,10 +104,35 @@ def test_the_same_from_columns_in_memory(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("user,item,rating,time\n12,7,0,978300762\n3,7,4,978300760\n3,10,-1.5,978300761\n")
     users, items, values, times = zip(*TIMED, strict=True)
     assert cells(split_table(RatingTable.from_arrays(users, items, values, times), ALL)) == TIMED
-    with pytest.raises(UserError, match="Rating 1 is nan"):
-        RatingTable.from_arrays([1, 2], [1, 2], [1.0, float("nan")])
-    with pytest.raises(UserError, match="differ in length"):
-        RatingTable.from_arrays([1, 2], [1, 2], [1.0])
+    dates = np.array(times, dtype="datetime64[s]")
+    for given in (dates, dates.astype("datetime64[ns]"), dates.astype(str), [float(time) for time in times]):
+        assert cells(split_table(RatingTable.from_arrays(users, items, values, given), ALL)) == TIMED
+    floats = np.array(users, dtype=np.float64), np.array(items, dtype=np.float64)
+    assert cells(split_table(RatingTable.from_arrays(*floats, values), ALL)) == PLAIN
+    missing = RatingTable.from_arrays(users, items, values, [None, float("nan"), 5])
+    assert missing.timestamp is not None
+    assert missing.timestamp.tolist() == [NO_TIME, NO_TIME, 5]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (([1, 2], [1, 2], [1.0, float("nan")]), "Rating 1 is nan"),
+        (([1, 2], [1, 2], [1.0, None]), "Rating 1 is None"),
+        (([1, 2], [1, 2], ["3", "good"]), "Rating 1 is good"),
+        (([1, 2], [1, 2], [1.0, 1e300]), r"Rating 1 is 1e\+300"),
+        (([1, 2], [1, 2], [1.0]), "differ in length"),
+        (([1, None], [1, 2], [1.0, 2.0]), "The user of rating 1 is None"),
+        (([1, 2], [1.0, float("nan")], [1.0, 2.0]), "The item of rating 1 is nan"),
+        ((["a", " "], [1, 2], [1.0, 2.0]), "The user of rating 1 is ' '"),
+        (([1, 2], [1, 2], [1.0, 2.0], ["2001-01-01", "yesterday"]), "The times of the ratings cannot be read"),
+        (([1, 2], [1, 2], [1.0, 7.0]), "Rating 1 is 7, outside the scale from 0 to 5"),
+        (([], [], []), "There are no ratings"),
+    ],
+)
+def test_columns_that_are_refused(columns: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        split_table(RatingTable.from_arrays(*columns), RatingSettings(test=0.0, scale=(0, 5)))
 
 
 HEAD = "user,item,rating,timestamp\n"

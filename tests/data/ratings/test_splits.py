@@ -169,6 +169,8 @@ def test_by_item(tmp_path: Path) -> None:
     assert (its.users.names, its.items.names) == (mine.items.names, mine.users.names)
     for name in ("train", "valid", "test"):
         assert cells(its, name) == {(item, user, *rest) for user, item, *rest in cells(mine, name)}
+    assert split_table(TABLE, replace(SPLITS[0], by="item")).train.digest == split_table(
+        TABLE, SPLITS[0]).train.transposed().digest  # fmt: skip
     prepare_ratings(file, tmp_path / "corpus", SPLITS[0])
     assert load_ratings(tmp_path / "corpus", RatingSettings(by="item")).train.digest == its.train.digest
 

@@ -71,12 +71,16 @@ def split_table(table: RatingTable, settings: RatingSettings | None = None) -> R
     """The splits of ratings that are in memory.
 
     Raises:
-        UserError: for duplicates with ``error``, or too little to train on.
+        UserError: for a rating outside the scale, duplicates with ``error``, or too little to train on.
     """
     settings = settings or RatingSettings()
+    if not len(table):
+        raise UserError("There are no ratings.", "Give some.")
+    table.check_scale(settings.scale)
     matrix = matrix_of(Gathered.of(table), settings.duplicates)
     source = Source(matrix, label(matrix, settings, table.users, table.items), NAMES)
-    return split_ratings([source], table.users, table.items)[0]
+    splits = split_ratings([source], table.users, table.items)[0]
+    return splits if settings.by == "user" else splits.transposed()
 
 
 def given_files(path: str | Path, valid: str | Path = "", test: str | Path = "", columns: Sequence[str] = ()) -> Files:

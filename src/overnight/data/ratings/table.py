@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from overnight.data.ratings.ids import Ids, Indices, sorted_ids
+from overnight.data.ratings.sequences import NO_TIME, finite_values, named, seconds
 from overnight.errors import UserError
+
+__all__ = ["BLOCK", "NO_TIME", "RatingMatrix", "RatingSplits", "RatingTable"]
 
 Offsets = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
 Times = npt.NDArray[np.int64]
-NO_TIME = np.iinfo(np.int64).min
-"""Stands for a time that is missing."""
 BLOCK = 1 << 18
 """Ratings that are worked on at once."""
 
@@ -50,12 +51,18 @@ class RatingTable:
         users: Sequence[Any],
         items: Sequence[Any],
         values: Sequence[float],
-        timestamps: Sequence[int] | None = None,
+        timestamps: Sequence[Any] | None = None,
     ) -> RatingTable:
-        """From columns of equal length; ids of any kind, told apart by their text.
+        """From columns of equal length.
+
+        Args:
+            users, items: ids of any kind, told apart by their text.
+            values: the ratings.
+            timestamps: seconds since 1970, dates as NumPy understands them, or None where one is missing.
 
         Raises:
-            UserError: for columns of different lengths, or a rating that is not a finite number (it says which).
+            UserError: for columns of different lengths, an empty id, a rating that is not a finite number, a time that
+                cannot be read: it says which.
 
         >>> table = RatingTable.from_arrays(["ann", "bob"], [7, 3], [0.0, -1.5])
         >>> table.item.tolist(), table.items[0]
@@ -64,18 +71,28 @@ class RatingTable:
         sizes = {len(users), len(items), len(values), len(values if timestamps is None else timestamps)}
         if len(sizes) > 1:
             raise UserError("The columns of the ratings differ in length.", "Give one user, item and value a rating.")
-        value = np.asarray(values, dtype=np.float32)
-        bad = np.flatnonzero(~np.isfinite(value))
-        if len(bad):
-            raise UserError(f"Rating {bad[0]} is {value[bad[0]]}.", "Give finite numbers; leave out what is unknown.")
-        (user, user_ids), (item, item_ids) = _indexed(users), _indexed(items)
-        times = None if timestamps is None else np.asarray(timestamps, dtype=np.int64)
+        value = finite_values(values)
+        (user, user_ids), (item, item_ids) = _indexed(users, "user"), _indexed(items, "item")
+        times = None if timestamps is None else seconds(timestamps)
         return cls(user, item, value, times, user_ids, item_ids)
 
+    def check_scale(self, scale: tuple[float, float] | None) -> None:
+        """Refuse a rating outside.
 
-def _indexed(names: Sequence[Any]) -> tuple[Indices, Ids]:
-    array = np.asarray(names)
-    distinct, place = np.unique(array if array.dtype.kind in "iu" else array.astype(str), return_inverse=True)
+        Raises:
+            UserError: for the first; it says which.
+        """
+        low, high = scale or (-np.inf, np.inf)
+        bad = np.flatnonzero((self.value < low) | (self.value > high))
+        if len(bad):
+            raise UserError(
+                f"Rating {bad[0]} is {self.value[bad[0]]:g}, outside the scale from {low:g} to {high:g}.",
+                "Correct it, leave it out, or give the scale that the ratings have.",
+            )
+
+
+def _indexed(names: Sequence[Any], kind: str) -> tuple[Indices, Ids]:
+    distinct, place = np.unique(named(names, kind), return_inverse=True)
     ids, order = sorted_ids([str(name) for name in distinct.tolist()])
     rank = np.empty(len(order), dtype=np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
