@@ -18,7 +18,7 @@ ROWS = 2**14
 
 def slices(x: Tensor) -> tuple[Tensor, ...]:
     """x cut into groups of rows that fit a CPU's cache, or into large ones elsewhere: temporaries are of that size."""
-    elements = 2**19 if x.device.type == "cpu" else LOGITS
+    elements = 2**18 if x.device.type == "cpu" else LOGITS
     parts: tuple[Tensor, ...] = x.split(max(1, elements // max(1, x.shape[1])))
     return parts
 
@@ -67,18 +67,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             size = chunk or max(1, LOGITS // len(weight))
             for start in range(0, len(h_ND), size):
                 h_CD, targets_C1 = h_ND[start : start + size].to(dtype), targets_N[start : start + size, None]
-                logits_CV = transposed_product(h_CD.T, weight.T).to(wide)
-                if bias_V is not None:
-                    logits_CV += bias_V
-                logits_CV = log_softmax_(logits_CV)
-                total -= logits_CV.gather(1, targets_C1).sum()
-                if dh is None and dw is None and db is None:
-                    continue
-                d_CV = logits_CV.exp_()
-                d_CV.scatter_add_(1, targets_C1, d_CV.new_full((1, 1), -1.0).expand_as(targets_C1))
-                if db is not None:
-                    db += d_CV.sum(0)
-                d_CV = d_CV.to(dtype)
+                d_CV = transposed_product(h_CD.T, weight.T)
+                total += _cross_entropy_(d_CV, bias_V, targets_C1, db, needs_h or needs_w or needs_b)
                 if dh is not None:
                     dh[start : start + size] = transposed_product(d_CV.T, weight)
                 if dw is not None:
@@ -89,6 +79,28 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         return *scaled(ctx, scale), None, None, None
+
+
+def _cross_entropy_(
+    logits_CV: Tensor, bias_V: Tensor | None, targets_C1: Tensor, db_V: Tensor | None, track: bool
+) -> Tensor:
+    """The loss; if ``track``, logits become its gradient, and b's is added to db, in one pass through memory."""
+    wide = torch.promote_types(logits_CV.dtype, torch.float32)
+    total = torch.zeros((), dtype=wide, device=logits_CV.device)
+    for part, targets in zip(slices(logits_CV), targets_C1.split(len(slices(logits_CV)[0])), strict=True):
+        x = part.to(wide)
+        if bias_V is not None:
+            x += bias_V
+        own, top = x.gather(1, targets), x.amax(1, keepdim=True)
+        sums = x.sub_(top).exp_().sum(1, keepdim=True)
+        total += (top + sums.log() - own).sum()
+        if track:
+            x /= sums
+            x.scatter_add_(1, targets, x.new_full((1, 1), -1.0).expand_as(targets))
+            if db_V is not None:
+                db_V += x.sum(0)
+            part.copy_(x)
+    return total
 
 
 def _add_product(dw_VD: Tensor, d_CV: Tensor, h_CD: Tensor) -> None:
