@@ -1,7 +1,7 @@
 """overnight: train models in hours that used to take weeks. Importing this module loads no torch.
 
-``overnight.load(run)`` is a trained model ready for use, ``overnight.ByteFeatures(run)`` a scikit-learn transformer;
-both are imported when they are first asked for.
+``overnight.load(run)`` is a trained model ready for use, ``overnight.ByteFeatures(run)`` a scikit-learn transformer,
+``overnight.Recommender()`` a recommender to fit; they are imported when they are first asked for.
 """
 
 import importlib
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _LATER = {
     "load": ("overnight.evaluate.load", "load_byte_model"),
     "ByteFeatures": ("overnight.evaluate.features", "ByteFeatures"),
+    "Recommender": ("overnight.recommend.estimator", "Recommender"),
 }
 
 
