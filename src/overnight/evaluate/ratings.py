@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,13 @@ from torch import Tensor, nn
 from overnight.data.ratings.batches import gather
 from overnight.data.ratings.loading import load_ratings
 from overnight.data.ratings.settings import RatingSettings
-from overnight.data.ratings.table import RatingMatrix
+from overnight.data.ratings.table import RatingMatrix, RatingSplits
 from overnight.errors import UserError
+from overnight.evaluate.ranking import evaluate_errors
+from overnight.evaluate.rating_baselines import damped_biases, global_mean
+from overnight.evaluate.recommender import LISTS, by_user, parts_of_error, rankings
 
+Values = npt.NDArray[np.float64]
 CALL_USERS = 512
 """Users of one call of the model; the result does not depend on it."""
 RESIDUAL_USERS = 256
@@ -75,9 +79,18 @@ def predictions(
 
 
 def evaluate_ratings(
-    model: nn.Module, shown: RatingMatrix, wanted: RatingMatrix, *, autocast: torch.dtype | None = None
+    model: nn.Module,
+    shown: RatingMatrix,
+    wanted: RatingMatrix,
+    *,
+    autocast: torch.dtype | None = None,
+    keep: list[Values] | None = None,
 ) -> HeldOutRatings:
     """Errors over all ratings of ``wanted``, each predicted from the same user's ratings in ``shown``.
+
+    Args:
+        model, shown, wanted, autocast: as ``predictions`` takes them.
+        keep: takes the predictions, some at a time, in the order of ``wanted``.
 
     Raises:
         UserError: if there is no rating to score.
@@ -92,6 +105,8 @@ def evaluate_ratings(
         squared.append(np.add.reduceat(error_N**2, offset_B[:-1].numpy()))
         counts.append(np.diff(offset_B.numpy()))
         absolute += float(np.abs(error_N).sum())
+        if keep is not None:
+            keep.append(said_N.numpy())
     squared_U, count_U = np.concatenate(squared), np.concatenate(counts)
     rmse, low, high = rmse_interval(squared_U, count_U)
     ratings = int(count_U.sum())
@@ -141,20 +156,48 @@ def heldout_ratings(
     valid: str = "",
     test: str = "",
 ) -> dict[str, Any]:
-    """RMSE on a split, from the training ratings, as a line of eval.jsonl; the last evaluation is like the others.
+    """RMSE on a split, from the training ratings, as a line of eval.jsonl.
 
     ``cold`` ratings, of users or items without a training rating, are not among those scored; ``rmse_with_cold`` counts
-    them as answered by the training mean.
+    them as answered by the training mean. The last evaluation of a run adds errors ``by_activity`` and ``by_time`` and
+    the ``ranking`` of items (``overnight.evaluate.recommender``).
 
     Args:
         model, autocast_dtype, final: the trainer's.
         corpus, split, settings, valid, test: what is held out (see ``rating_batches``).
     """
-    splits = load_ratings(corpus, settings(), valid=valid, test=test)
-    found = evaluate_ratings(model, splits.train, splits.split(split), autocast=autocast_dtype)
+    wished = settings()
+    splits = load_ratings(corpus, wished, valid=valid, test=test)
+    return record_of(model, splits, split, wished.by, autocast=autocast_dtype, parts=final)[0]
+
+
+def record_of(
+    model: nn.Module,
+    splits: RatingSplits,
+    split: str,
+    by: str,
+    *,
+    autocast: torch.dtype | None = None,
+    parts: bool = False,
+    k: Sequence[int] = LISTS,
+    relevant: float | None = None,
+) -> tuple[dict[str, Any], HeldOutRatings]:
+    """What ``heldout_ratings`` writes, and the errors in it.
+
+    Args:
+        model: a ``RatingAutoencoder``.
+        splits: rows are users, or items with ``by`` item.
+        split: which is scored.
+        by: what a row is.
+        autocast: dtype of ``torch.autocast``.
+        parts: whether errors by activity and time and the ranking of items are added.
+        k, relevant: of the ranking (see ``rankings``).
+    """
+    said: list[Values] = []
+    found = evaluate_ratings(model, splits.train, splits.split(split), autocast=autocast, keep=said if parts else None)
     dropped = splits.dropped.get(split, {"ratings": 0, "squared_error": 0.0})
     squared = found.rmse**2 * found.ratings + dropped["squared_error"]
-    return {
+    record: dict[str, Any] = {
         "split": split,
         "rmse": found.rmse,
         "low": found.low,
@@ -166,12 +209,27 @@ def heldout_ratings(
         "rmse_with_cold": math.sqrt(squared / (found.ratings + dropped["ratings"])),
         "fixed_point_residual": fixed_point_residual(model, splits.train),
     }
+    if parts and math.isfinite(found.rmse):
+        record |= parts_of_error(splits, split, by, np.concatenate(said))
+        record["ranking"] = rankings(model, splits, split, by, k=k, relevant=relevant)
+    return record, found
 
 
-def mean_baseline(
+def rating_baselines(
     *, corpus: str, split: str = "test", settings: Any = RatingSettings, valid: str = "", test: str = ""
 ) -> list[dict[str, Any]]:
-    """RMSE of answering always with the training mean."""
-    splits = load_ratings(corpus, settings(), valid=valid, test=test)
-    error_N = splits.split(split).values.astype(np.float64) - splits.train.mean
-    return [{"name": "the mean of all ratings", "rmse": float(np.sqrt((error_N**2).mean()))}]
+    """RMSE and MAE of the training mean, and of damped biases of users and items.
+
+    Args:
+        corpus, split, settings, valid, test: as ``heldout_ratings`` takes them.
+    """
+    wished = settings()
+    return errors_of_baselines(load_ratings(corpus, wished, valid=valid, test=test), split, wished.by)
+
+
+def errors_of_baselines(splits: RatingSplits, split: str, by: str) -> list[dict[str, Any]]:
+    """``rating_baselines`` of ratings that are loaded."""
+    train, wanted = by_user(splits.train, by), by_user(splits.split(split), by)
+    known = {"the mean of all ratings": global_mean(train).predict, "damped biases": damped_biases(train).predict}
+    found = {name: evaluate_errors(predict, wanted) for name, predict in known.items()}
+    return [{"name": name, "rmse": it.rmse, "mae": it.mae} for name, it in found.items()]

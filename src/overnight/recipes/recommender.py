@@ -155,7 +155,7 @@ def recommender(
     from overnight.data.ratings.batches import rating_batches
     from overnight.data.ratings.loading import load_ratings
     from overnight.data.ratings.settings import RatingSettings
-    from overnight.evaluate.ratings import heldout_ratings, mean_baseline
+    from overnight.evaluate.ratings import heldout_ratings, rating_baselines
     from overnight.models.autoencoder import RatingAutoencoder
     from overnight.scaling import Hyperparameters
     from overnight.tasks.recommendation import RecommendationTask
@@ -226,7 +226,7 @@ def recommender(
         seed=seed,
         evaluate=partial(heldout_ratings, **heldout) if len(splits.split(scored)) else None,
         evaluations=evaluations if evaluations is not None else 10,
-        baselines=partial(mean_baseline, **heldout) if len(splits.split(scored)) else None,
+        baselines=partial(rating_baselines, **heldout) if len(splits.split(scored)) else None,
         notes=tuple(notes),
         **budget,
     )
