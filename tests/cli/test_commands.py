@@ -6,17 +6,23 @@ import overnight
 from overnight.cli import COMMANDS, main
 from overnight.errors import UserError
 from overnight.recipes import RECIPES
+from overnight.recipes.bert_presets import PRESETS as BERT
 from overnight.recipes.byte_presets import PRESETS
+from overnight.recipes.gnmt_presets import PRESETS as GNMT
+from overnight.recipes.image_presets import ALEXNETS, RESNETS
+from overnight.recipes.word_presets import PRESETS as WORDS
 from overnight.train.batches import plan_batches
 
 
 def test_list_names_every_recipe_and_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for name in (*RECIPES, *PRESETS):
+    for name in (*RECIPES, *PRESETS, *WORDS, *GNMT, *BERT, *RESNETS, *ALEXNETS):
         assert any(line.split()[:1] == [name] and len(line.split()) > 4 for line in lines), name
     paper = next(line for line in lines if line.split()[:1] == ["4096"])
     assert "4096 units, batch 128 × 256 bytes, rate 0.0005, 1 epoch" in paper
+    large = next(line for line in lines if line.split()[:1] == ["large"])
+    assert "24 layers of 1024 units, 16 heads, lamb, batch 512, rate 0.00063, 512,000,000 sequences" in large
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])

@@ -5,6 +5,7 @@ import inspect
 import tyro
 
 from overnight.recipes import RECIPES, find
+from overnight.recipes.bert_presets import PRESETS as BERT_PRESETS
 from overnight.recipes.byte_presets import PRESETS
 from overnight.recipes.gnmt_presets import PRESETS as GNMT_PRESETS
 from overnight.recipes.image_presets import ALEXNETS, RESNETS
@@ -18,10 +19,10 @@ def main(argv: list[str]) -> int:
 
 
 def list_recipes() -> None:
-    """List the recipes, and the presets of the language models."""
+    """List the recipes, and their presets."""
     print("Recipes (overnight train RECIPE --help):\n")
     for name in RECIPES:
-        print(f"  {name:<12}  {(inspect.getdoc(find(name)) or '').splitlines()[0]}")
+        print(f"  {name:<13}  {(inspect.getdoc(find(name)) or '').splitlines()[0]}")
     print("\nPresets of byte-lm (--preset NAME):\n")
     for name, preset in PRESETS.items():
         budget = f"{preset.minutes:g} minutes" if preset.minutes else f"{preset.epochs:g} epoch"
@@ -40,6 +41,12 @@ def list_recipes() -> None:
         print(
             f"  {name:<12}  {pairs.layers} + {pairs.layers} × {pairs.hidden_size:>4} units, "
             f"batch {pairs.batch:>3} pairs, rate {pairs.lr:.2g}, {pairs.epochs:g} epochs: {pairs.about}"
+        )
+    print("\nPresets of bert (--preset NAME):\n")
+    for name, bert in BERT_PRESETS.items():
+        print(
+            f"  {name:<12}  {bert.layers:>2} layers of {bert.hidden_size:>4} units, {bert.heads:>2} heads, lamb, "
+            f"batch {bert.batch:>3}, rate {bert.lamb.lr:.2g}, {bert.sequences:,} sequences: {bert.about}"
         )
     for recipe, images in (("resnet", RESNETS), ("alexnet", ALEXNETS)):
         print(f"\nPresets of {recipe} (--preset NAME):\n")

@@ -16,7 +16,8 @@ from overnight.data.images.sources import open_images
 from overnight.data.images.stored import Bad
 
 CALL_IMAGES = 1000
-"""Images of one call of the model; the result does not depend on it."""
+CALL_PIXELS = 1000 * 64 * 64
+"""Images of one call of the model, and pixels of all of them, at most; the result does not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,11 @@ def evaluate_images(
     training = model.training
     model.eval()
     try:
-        for start in range(0, len(images), CALL_IMAGES):
-            stop = min(start + CALL_IMAGES, len(images))
+        start, call = 0, 1  # the first image says how large they are
+        while start < len(images):
+            stop = min(start + call, len(images))
             image_BHW, label_B = images.read(np.arange(start, stop))
+            call = max(1, min(CALL_IMAGES, CALL_PIXELS // image_BHW.shape[1:3].numel()))
             label_B = label_B.to(device)
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 logits_BK = model(image_BHW.to(device))
@@ -74,6 +77,7 @@ def evaluate_images(
             nats += float(F.cross_entropy(logits_BK, label_B, reduction="sum"))
             if on_progress is not None:
                 on_progress(stop, len(images))
+            start = stop
     finally:
         model.train(training)
     low, high = wilson_interval(right, len(images))

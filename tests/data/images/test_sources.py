@@ -129,7 +129,7 @@ def test_tars_of_folders(tmp_path: Path, name: str) -> None:
 
 
 def test_shards_of_pairs(tmp_path: Path) -> None:
-    """WebDataset: an image and its class have one name; classes are ordered as numbers."""
+    """WebDataset: an image and its class have one name up to its first dot; classes are ordered as numbers."""
     images, _ = pictures(6, 1)
     for part in ("train", "test"):
         for shard in range(2):
@@ -137,7 +137,7 @@ def test_shards_of_pairs(tmp_path: Path) -> None:
             for place in range(3):
                 number = 3 * shard + place
                 members[f"{number:04}.cls"] = str(2 * number).encode()
-                members[f"{number:04}.png"] = encoded(images[number])
+                members[f"{number:04}.png" if place else f"{number:04}.rgb.png"] = encoded(images[number])
             write_tar(tmp_path / f"{part}-{shard:05}.tar", members)
     found = open_images(tmp_path, "test", size=32)
     assert found.labels.tolist() == [0, 1, 2, 3, 4, 5]
@@ -187,6 +187,28 @@ def test_wrong_tars(tmp_path: Path) -> None:
     write_tar(tmp_path / "none" / "train.tar", {"a/1.txt": image})
     with pytest.raises(UserError, match="holds no image"):
         open_images(tmp_path / "none", "train", size=32)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_colours_stay_what_they_are(mode: str) -> None:
+    """JPEG keeps the channels of CMYK as they are, or inverted as Adobe has them: Pillow tells which."""
+    pixels = np.zeros((24, 32, 3), np.uint8)
+    colours = [(230, 20, 20), (20, 230, 20), (20, 20, 230), (230, 230, 230)]
+    for place, colour in enumerate(colours):
+        pixels[:, 8 * place : 8 * place + 8] = colour
+    found = decode(encoded(pixels, "JPEG", mode)).float()
+    for place, colour in enumerate(colours):
+        middle = found[8:16, 8 * place + 2 : 8 * place + 6].mean((0, 1))
+        assert (middle - torch.tensor(colour)).abs().max() < 12, colour
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_what_ends_too_soon_is_not_taken_for_whole(form: str) -> None:
+    data = encoded(pictures(1, 5)[0][0], form)
+    assert decode(data).shape == (32, 32, 3)
+    for share in (0.0, 0.1, 0.6, 0.9):
+        with pytest.raises(ValueError):
+            decode(data[: int(share * len(data))])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ HELD_BYTES = 2 << 30
 """A compressed tar cannot be read out of order, so what is in it is held in memory, up to this."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One encoded image.
 
@@ -101,11 +101,10 @@ def _tar(path: Path) -> list[Item]:
                 name = PurePosixPath(member.name)
                 if not member.isfile() or name.name.startswith("."):
                     continue
-                stem = str(name.with_name(name.name.split(".")[0]))
                 said = f"{path}: {member.name}"
                 if name.suffix == LABEL:
                     file = tar.extractfile(member)
-                    labels[stem] = file.read().decode("utf-8", "replace").strip() if file is not None else ""
+                    labels[_key(name)] = file.read().decode("utf-8", "replace").strip() if file is not None else ""
                 elif name.suffix.lower() in SUFFIXES:
                     file = tar.extractfile(member) if compressed else None
                     data = file.read() if file is not None else None
@@ -118,7 +117,7 @@ def _tar(path: Path) -> list[Item]:
         raise UserError(f"{path} holds no image.", f"Images are named {', '.join(SUFFIXES[:4])}, …")
     if labels:
         prefix = len(f"{path}: ")
-        keys = [str(PurePosixPath(item.name[prefix:]).with_suffix("")) for item in found]
+        keys = [_key(PurePosixPath(item.name[prefix:])) for item in found]
         found = [
             Item(item.name, labels.get(key, ""), item.path, item.offset, item.size, item.data)
             for item, key in zip(found, keys, strict=True)
@@ -127,3 +126,8 @@ def _tar(path: Path) -> list[Item]:
         if not item.label:
             raise UserError(f"{item.name} has no class.", "Put it into a folder of its class, or add a .cls file.")
     return found
+
+
+def _key(name: PurePosixPath) -> str:
+    """What WebDataset calls the key of a sample: its name up to the first dot."""
+    return str(name.with_name(name.name.split(".")[0]))
