@@ -124,7 +124,15 @@ def test_date_without_a_measurement_is_legw_with_companions() -> None:
     assert ours.betas == companions.adam_betas((0.9, 0.999), 16)
     assert ours.eps == pytest.approx(1e-8 / 4)
     assert ours.weight_decay == pytest.approx(0.04)
-    assert (ours.max_norm, ours.ema_decay) == (pytest.approx(0.25), pytest.approx(0.999**16))
+    # a clip / √k would clip every gradient that is not all noise
+    assert (ours.max_norm, ours.ema_decay) == (1.0, pytest.approx(0.999**16))
+
+
+def test_date_without_a_measurement_is_legw_for_sgd_too() -> None:
+    ours = rules.date(FULL, 16, adaptive=False)
+    assert ours.hyperparameters.lr == pytest.approx(4 * FULL.lr)
+    assert "(· √r)" in ours.explanation
+    assert ours.hyperparameters.max_norm == FULL.max_norm
 
 
 @given(st.floats(1.0, 1e6), st.sampled_from([2, 8, 64]), st.booleans())

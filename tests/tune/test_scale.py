@@ -88,6 +88,16 @@ def test_momentum_sgd_takes_the_gain_itself_and_a_plain_optimizer_keeps_no_betas
     }
 
 
+def test_momentum_sgd_without_a_measurement_takes_legw_s_root() -> None:
+    run = toy(steps=2000)
+    batch = run.global_batch_size
+    unusable = probed(recipe="toy", global_batch_size=batch, preconditioned=None, noise=ENDLESS)
+    for probe in (None, unusable):
+        plan = scale(run, [64 * batch], rule="date", probe=probe)
+        assert plan.targets[0].run.optimizer.keywords["lr"] == pytest.approx(8 * run.optimizer.keywords["lr"])
+        assert "√k, LEGW's" in lines(plan)["rate"].why
+
+
 def test_decay_of_groups_positions_of_schedules_and_an_average_move_along() -> None:
     run = replace(
         toy(steps=800),

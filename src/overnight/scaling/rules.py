@@ -203,14 +203,16 @@ def date(
 
     r = (1 + Bn/B) / (1 + Bn/(k·B)) is how many old steps a new one is worth, so
 
-        lr · √r for updates that are normalised (Adam, LAMB, LARS, Muon), lr · r for SGD
+        lr · √r for updates that are normalised (Adam, LAMB, LARS, Muon), lr · r for SGD where the noise is measured
         samples · k/r: the run has r times fewer steps, and lengthens past the noise scale instead of losing quality
         warm-up: the same number of steps (LEGW), at most 30 % of the run
-        β₂ʳ, β₁ to the √r, not below 0.6 and 0.9; weight average's decayʳ; ε / √r and clip / √r, as the gradient's norm
+        β₂ʳ, β₁ to the √r, not below 0.6 and 0.9; weight average's decayʳ; ε / √r
+        clip / √r, as the gradient's norm, where the noise is measured
         decoupled weight decay · √r, so that lr · decay · steps stays
 
     With no noise scale measured it is infinite, r = k, and what remains is LEGW with the Adam SDE rule's companions.
-    Why √r: with the gradient divided by its own norm √(|G|² + tr(Σ)/B), or coordinate by coordinate by √v̂, the best
+    SGD's rate goes with √k then, since · k would be the linear rule; the clip stays, since a gradient with little noise
+    would be clipped at every step by / √k. Why √r: with the gradient divided by its own norm √(|G|² + tr(Σ)/B), or coordinate by coordinate by √v̂, the best
     rate of SGD, lr_max / (1 + Bn/B), becomes lr_max / √(1 + Bn/B). Other arguments as for ``none``.
 
     Args:
@@ -225,7 +227,8 @@ def date(
     """
     k, batch = _factor(baseline, k, global_batch_size)
     r = gain(noise_scale, baseline.global_batch_size, k)
-    lr_factor = math.sqrt(r) if adaptive else r
+    root = adaptive or math.isinf(noise_scale)
+    lr_factor = math.sqrt(r) if root else r
     total = None if baseline.total_samples is None else baseline.total_samples * k / r
     warmup = baseline.warmup_samples * k
     if total is not None:
@@ -240,12 +243,12 @@ def date(
         betas=None if baseline.betas is None else companions.adam_betas(baseline.betas, r),
         eps=None if baseline.eps is None else companions.adam_eps(baseline.eps, r),
         weight_decay=companions.decoupled_weight_decay(decay, r) if decay is not None and adaptive else decay,
-        max_norm=None if clip is None else clip / math.sqrt(r),
+        max_norm=clip if clip is None or math.isinf(noise_scale) else clip / math.sqrt(r),
         ema_decay=None if baseline.ema_decay is None else companions.ema_decay(baseline.ema_decay, r),
         global_batch_size=batch,
     )
     how = {
-        "lr": "· √r" if adaptive else "· r",
+        "lr": "· √r" if root else "· r",
         "warmup_samples": f"· k, at most {LONGEST_WARMUP:.0%}".replace("%", " %"),
         "total_samples": "· k/r",
         "betas": "β₁ to the √r, β₂ʳ",

@@ -46,6 +46,7 @@ def settings_of(
     after: Hyperparameters,
     *,
     adaptive: bool,
+    measured: bool,
     trust_ratio: bool,
     layers: Sequence[float],
     decay: str,
@@ -57,6 +58,7 @@ def settings_of(
         rule: that made it.
         before, after: hyper-parameters at both batches.
         adaptive: the optimizer normalises its update.
+        measured: there is a noise scale to go by.
         trust_ratio: it is LARS or LAMB.
         layers: relative steps of the layers, measured; empty if they were not.
         decay: the weight decay as text, where no rule touches it.
@@ -64,7 +66,7 @@ def settings_of(
     """
     k = after.global_batch_size / before.global_batch_size
     rows = [
-        _row("rate", before.lr, after.lr, *_rate(rule, adaptive)),
+        _row("rate", before.lr, after.lr, *_rate(rule, adaptive, measured)),
         Setting("warm-up", _steps(before), _steps(after), *_warmup(rule, before, after)),
         Setting("length", _length(before), _length(after), *_long(rule, before, after)),
     ]
@@ -92,7 +94,7 @@ def settings_of(
     return tuple(_marked(row, fixed) for row in rows)
 
 
-def _rate(rule: str, adaptive: bool) -> tuple[str, str]:
+def _rate(rule: str, adaptive: bool, measured: bool) -> tuple[str, str]:
     said = {
         "none": ("Stays: what a larger batch does to a recipe that nobody adapts.", SHALLUE),
         "linear": ("Times k: k small steps along nearly the same gradient are one large one.", GOYAL),
@@ -103,6 +105,8 @@ def _rate(rule: str, adaptive: bool) -> tuple[str, str]:
     }
     if rule != "date":
         return said[rule]
+    if not measured:
+        return "Times √k, LEGW's: there is no noise scale to go by.", LEGW
     if adaptive:
         return "Times √r, r the gain: the update is divided by its own norm, which noise makes.", MCCANDLISH
     return "Times the gain r: as many old steps as a new one is worth at this noise scale.", ADASCALE

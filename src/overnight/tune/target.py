@@ -117,6 +117,7 @@ def target_of(
         tuned,
         after,
         adaptive=baseline.adaptive,
+        measured=noise_scale is not None,
         trust_ratio=baseline.optimizer in ("LARS", "LAMB"),
         layers=layers,
         decay=f"{_decay(baseline.run):.4g}",
