@@ -98,9 +98,12 @@ def grid(options: argparse.Namespace, one: Application, data: Path, seed: int, e
 
 
 def fine_tune_all(options: argparse.Namespace, sst2: Path, seed: int, end: float) -> None:
-    """Every finished checkpoint of bert of this seed, and none."""
-    found = sorted((options.out / "bert").glob(f"[!t]*-{seed}/cell.json"))
-    names = [path.parent.name for path in found if not json.loads(path.read_text())["diverged"]]
+    """No checkpoint, then every finished one of bert of this seed: those of the base and the largest batch first."""
+    found = {path.parent.name: json.loads(path.read_text()) for path in (options.out / "bert").glob("*/cell.json")}
+    kept = [name for name, cell in found.items() if cell["seed"] == seed and not (cell["tuning"] or cell["diverged"])]
+    batches = sorted({found[name]["batch"] for name in kept})
+    order = {batch: place for place, batch in enumerate(batches[:1] + batches[:0:-1])}
+    names = sorted(kept, key=lambda name: (order[found[name]["batch"]], name))
     if not names:
         return
     for name in (None, *names):

@@ -146,7 +146,7 @@ APPLICATIONS = {
     one.name: one
     for one in (
         Application(
-            "cifar", "ResNet-8 of width 8 on CIFAR-10 as JPEG", 64, (64, 256, 1024, 4096), 32_768, 8, CENTRES,
+            "cifar", "ResNet-8 of width 8 on CIFAR-10 as JPEG", 64, (64, 256, 1024, 4096), 24_576, 8, CENTRES,
             "accuracy", cifar_run,
         ),
         Application(
@@ -154,8 +154,8 @@ APPLICATIONS = {
             "accuracy", mnist_run,
         ),
         Application(
-            "bert", "BERT-tiny on film reviews, sequences of 32 word pieces", 32, (32, 128, 512, 2048), 24_576, 16,
-            CENTRES, "masked_accuracy", partial(bert_run, length=32, rows=4000),
+            "bert", "BERT-tiny on film reviews, sequences of 32 word pieces", 32, (32, 128, 512, 1024), 12_288, 16,
+            CENTRES, "masked_accuracy", partial(bert_run, length=32, rows=3000),
         ),
     )
 }  # fmt: skip

@@ -6,10 +6,12 @@ A step is forward, backward, clipping to norm 1 and LAMB, on data that is there 
 of processor time with one thread, so that other programs cost little; on a GPU in seconds, between two waits. The
 matrix rate is that of the faster of two products, measured before and after the step in the same process; operations
 are counted by torch's FlopCounterMode (products, convolutions, attention). Memory is what a step adds to the process,
-weights and all: on a CPU the peak of the resident set from before the model was built, on a GPU of what was allocated.
+weights and all: on a CPU (Linux) the peak of the resident set from before the model was built, on a GPU of what was
+allocated.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import statistics
@@ -39,6 +41,7 @@ from overnight.recipes.bert_presets import PRESETS
 from overnight.recipes.image_presets import ALEXNETS, RESNETS
 from overnight.tasks.classification import ClassificationTask
 from overnight.tasks.pretraining import PretrainingTask
+from overnight.train.host import keep_freed_memory
 
 VOCABULARY, LENGTH, HIDDEN = 30_522, 128, 19
 """Of BERT; 19 of 128 word pieces are hidden."""
@@ -144,7 +147,8 @@ def peak_memory(device: str) -> Iterator[list[float]]:
         yield found
         found.append((torch.cuda.max_memory_allocated() - before) / 1e6)
         return
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
+    ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps of earlier cases would hide what this one needs
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = resident("VmRSS")
     yield found
     found.append((resident("VmHWM") - before) / 1e3)
@@ -212,6 +216,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=None, metavar="FILE.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the trainer does
     found: dict[str, Any] = {"torch": torch.__version__, "steps": [], "loader": []}
     print("| | batch | GFLOP a sample | samples/s | GFLOP/s | matrix rate | share | peak, MB |")
     print(f"|{'---|' * 8}")
