@@ -13,6 +13,7 @@ COMMANDS = {
     "scale": "a tuned baseline → a recipe for another batch, what it will cost, and why",
     "evaluate": "exact held-out bits per byte of a run",
     "translate": "a sentence a line → translations",
+    "recommend": "a user, or some ratings → the items to recommend",
     "generate": "stream text from a run's model",
     "features": "texts → a run's cell states, as npy or parquet",
     "trace": "a text in the colours of one unit",

@@ -9,6 +9,7 @@ from overnight.recipes.bert_presets import PRESETS as BERT_PRESETS
 from overnight.recipes.byte_presets import PRESETS
 from overnight.recipes.gnmt_presets import PRESETS as GNMT_PRESETS
 from overnight.recipes.image_presets import ALEXNETS, RESNETS
+from overnight.recipes.recommender import PRESETS as RECOMMENDERS
 from overnight.recipes.word_presets import PRESETS as WORD_PRESETS
 
 
@@ -56,3 +57,9 @@ def list_recipes() -> None:
                 f"  {name:<14}  {image.size:>3} × {image.size:<3} pixels, {first}, batch {tuned.batch:>3}, "
                 f"rate {tuned.lr:g}, {image.epochs:g} epochs: {image.about}"
             )
+    print("\nPresets of recommender (--preset NAME):\n")
+    for name, net in RECOMMENDERS.items():
+        print(
+            f"  {name:<12}  layers {', '.join(map(str, net.hidden)):>14}, {net.optimizer}, "
+            f"batch {net.batch_size:>3} users, rate {net.lr:g}, {net.epochs:g} epochs: {net.about}"
+        )

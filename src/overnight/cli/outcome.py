@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from overnight.cli.rating_table import rating_table
 from overnight.cli.terminal import without_controls
 from overnight.errors import UserError
 from overnight.metrics import METRICS, Metric
@@ -33,12 +34,14 @@ def print_outcome(folder: Path, summary: dict[str, Any]) -> int:
         final, metric = summary["final"], _metric(summary["final"])
         counted = f"{final[metric.counted]:,} {metric.counted}"
         console.print(f"held-out {metric.title} ({counted} of {final['split']})", soft_wrap=True)
-        console.print(_table(summary, metric))
+        console.print(_table(summary, metric) if "ranking" not in final else rating_table(final, summary["baselines"]))
         if final.get("bleu") is not None:
             console.print(f"BLEU {final['bleu']:.2f} ({final['bleu_signature']})", soft_wrap=True)
     console.print(f"report      {_report(folder)}", markup=False, soft_wrap=True)
     if summary["final"] is not None and _metric(summary["final"]).counted != "bytes":
         console.print(f"test        overnight evaluate {folder} --split test", soft_wrap=True)
+        if "ranking" in summary["final"]:
+            console.print(f"recommend   overnight recommend {folder} --user ID", soft_wrap=True)
     else:
         console.print(f"generate    overnight generate {folder}", soft_wrap=True)
     return 0

@@ -30,6 +30,7 @@ class Preset:
     refeeding: str = "none"
     weight_decay: float = 0.0
     schedule: str = "cosine"
+    about: str = ""
 
 
 PRESETS = {
@@ -47,6 +48,7 @@ PRESETS = {
         hide=0.3,
         score="hidden",
         weight_decay=1.0,
+        about="biases and one wide layer that finds hidden ratings; for up to some million ratings",
     ),
     # the paper's for the whole Netflix Prize, with its rate for dense re-feeding; its rate fell in five halvings
     "netflix": Preset(
@@ -57,6 +59,7 @@ PRESETS = {
         lr=0.005,
         epochs=100,
         refeeding="alternating",
+        about="the paper's for the Netflix Prize, with dense re-feeding",
     ),
 }
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {

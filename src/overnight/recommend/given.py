@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from overnight.data.ratings.files import choose_columns
+from overnight.data.ratings.files import NAMES, choose_columns, is_number
 from overnight.data.ratings.loading import load_ratings, split_table
 from overnight.data.ratings.settings import RatingSettings
 from overnight.data.ratings.table import RatingSplits, RatingTable
@@ -50,3 +51,52 @@ def _table(ratings: Any, settings: RatingSettings) -> RatingTable:
         )
     arrays: list[Any] = [np.asarray(column) for column in columns]
     return RatingTable.from_arrays(*arrays)
+
+
+def read_user(path: str | Path) -> tuple[list[str], list[float]]:
+    """Items and ratings of one user from a text file: columns by name, or without a header line item and rating.
+
+    Raises:
+        UserError: if it cannot be read, a row is short, or a rating is no number: it says which row.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "mine.csv"
+    >>> _ = file.write_text("item,rating\\nx,5\\n\\ny,1.5\\n")
+    >>> read_user(file)
+    (['x', 'y'], [5.0, 1.5])
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.", "Name a text file of items and ratings.") from None
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise UserError(f"{path} is empty.", "Give an item and a rating in each row.")
+    delimiter = next((mark for mark in ("::", "\t", ",", ";", "|", " ") if mark in numbered[0][1].strip()), ",")
+    rows = [
+        (number, [field.strip().strip('"') for field in line.strip().split(delimiter)]) for number, line in numbered
+    ]
+    item, rating = 0, 1
+    if not any(is_number(field) for field in rows[0][1]):
+        item, rating = (_column(path, rows[0][1], kind) for kind in ("item", "rating"))
+        rows = rows[1:]
+    items, values = [], []
+    for number, fields in rows:
+        if len(fields) <= max(item, rating):
+            raise UserError(f"{path}, row {number} has {len(fields)} fields.", "Give an item and a rating in each row.")
+        if not is_number(fields[rating]):
+            raise UserError(f"{path}, row {number}: the rating {fields[rating]!r} is no number.", "Correct it.")
+        items.append(fields[item])
+        values.append(float(fields[rating]))
+    return items, values
+
+
+def _column(path: Path, names: list[str], kind: str) -> int:
+    fits = [at for at, name in enumerate(names) if re.sub(r"[^a-z0-9]", "", name.lower()) in NAMES[kind]]
+    if len(fits) != 1:
+        raise UserError(
+            f"{path}: {len(fits)} of its columns ({', '.join(names)}) may be the {kind}.",
+            "Call them item and rating, or leave the header line out.",
+        )
+    return fits[0]

@@ -1,4 +1,4 @@
-"""What a page's scores are and how they are written: bits per byte, the perplexity of words, or accuracy."""
+"""What a page's scores are and how they are written: bits per byte, the perplexity of words, accuracy, or RMSE."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +34,11 @@ class Measure:
     higher_is_better: bool = False
 
     @property
+    def name(self) -> str:
+        """The title within a sentence."""
+        return self.title if self.title.isupper() else self.title.lower()
+
+    @property
     def better(self) -> str:
         """Which way is better, in words."""
         return "higher is better" if self.higher_is_better else "lower is better"
@@ -58,7 +63,8 @@ PERPLEXITY = Measure("Perplexity", "perplexity", "words", "", lambda value: unit
 ACCURACY = Measure(
     "Accuracy", "accuracy", "images", "", _percent, _percent_interval, of_text=False, axis="%", higher_is_better=True
 )
-MEASURES = {"perplexity": PERPLEXITY, "accuracy": ACCURACY}
+RMSE = Measure("RMSE", "RMSE", "ratings", "", units.bits, units.interval, of_text=False)
+MEASURES = {"perplexity": PERPLEXITY, "accuracy": ACCURACY, "rmse": RMSE}
 
 
 def measure_of(entries: Sequence[Entry]) -> Measure:
@@ -66,4 +72,8 @@ def measure_of(entries: Sequence[Entry]) -> Measure:
     metrics = {entry.record.metric for entry in entries}
     found = MEASURES.get(metrics.pop(), BITS) if len(metrics) == 1 else BITS
     counted = {entry.record.counted for entry in entries}
-    return replace(found, counted=counted.pop()) if found is ACCURACY and len(counted) == 1 else found
+    if found is not ACCURACY or len(counted) > 1:
+        return found
+    if "questions" in counted:
+        return replace(found, title="F1", short="F1", counted="questions")
+    return replace(found, counted=counted.pop())

@@ -11,8 +11,9 @@ import overnight
 from overnight.errors import UserError
 from overnight.report import curves, units
 from overnight.report.entry import Entry, baselines_of, cautions_of, read_entries
-from overnight.report.measure import ACCURACY, PERPLEXITY, Measure, measure_of
+from overnight.report.measure import ACCURACY, PERPLEXITY, RMSE, Measure, measure_of
 from overnight.report.panels import panels_of
+from overnight.report.ratings import read_rated
 from overnight.report.read import Evaluation
 from overnight.report.settings import commands_of, rows_of
 from overnight.report.texts import texts_of
@@ -83,6 +84,7 @@ def render(entries: Sequence[Entry]) -> str:
         moment=units.moment,
     )
     transfers, transfer_problems = read_transfers(entries)
+    rated, rated_problems = read_rated(entries)
     bars, skipped = bars_of(entries, measure), [entry.facts.skipped for entry in entries]
     title = entries[0].label if len(entries) == 1 else f"{len(entries)} runs compared"
     return environment.get_template("page.html").render(
@@ -98,6 +100,8 @@ def render(entries: Sequence[Entry]) -> str:
         size=curves.SIZE,
         transfers=transfers,
         transfer_problems=transfer_problems,
+        rated=rated,
+        rated_problems=rated_problems,
         interval=lambda scored: measure.interval(scored.low, scored.high) if scored else "",
         unknown=units.NONE,
         texts={entry.index: texts_of(entry.record.samples) for entry in entries},
@@ -133,9 +137,10 @@ def verdict_of(bars: Sequence[Bar], measure: Measure) -> str:
         write = measure.write
         return f"The run names {write(runs[0].score)} of the images rightly, {others[0].name} {write(others[0].score)}."
     ratio = runs[0].score / others[0].score
-    if measure is PERPLEXITY:
+    if measure in (PERPLEXITY, RMSE):
         word = "lower" if ratio < 1 else "higher"
-        return f"The run's perplexity is {100 * abs(1 - ratio):.1f} % {word} than that of {others[0].name}."
+        name = "perplexity" if measure is PERPLEXITY else "RMSE"
+        return f"The run's {name} is {100 * abs(1 - ratio):.1f} % {word} than that of {others[0].name}."
     word = "fewer" if ratio < 1 else "more"
     return f"The run needs {100 * abs(1 - ratio):.1f} % {word} bits than {others[0].name}, the best of the others."
 

@@ -59,7 +59,7 @@ def _close_up(canvas: Canvas) -> Panel | None:
         return None
     y = curves.fit_axis(_scored_span(drafts, from_share=0.3))
     caption = "The later evaluations, close up, with 95 % intervals."
-    title = f"Held-out {canvas.measure.title.lower()}, close up"
+    title = f"Held-out {canvas.measure.name}, close up"
     return canvas.panel(title, canvas.measure.axis, caption, y, drafts)
 
 

@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 from overnight.errors import UserError
 
 FORMAT = "overnight-run/1"
-SCORES = ("bits_per_byte", "perplexity", "accuracy")
-ACCURACIES = ("accuracy", "masked_accuracy", "text_accuracy")
-"""Names that records have for an accuracy: of images, hidden word pieces and texts."""
+SCORES = ("bits_per_byte", "perplexity", "accuracy", "rmse")
 """Names under which an evaluation holds its score."""
+ACCURACIES = ("accuracy", "masked_accuracy", "text_accuracy", "f1")
+"""Names that records have for an accuracy: of images, hidden word pieces and texts; and F1 of answers, shown alike."""
+COUNTS = ("bytes", "words", "images", "pieces", "texts", "questions", "ratings")
+"""Names that records have for how many were scored."""
 
 Json = Mapping[str, Any]
 _T = TypeVar("_T")
@@ -44,11 +46,12 @@ class Metric:
     sent_bytes: float | None = None
     computing_seconds: float | None = None
     waiting_seconds: float | None = None
+    rmse: float | None = None
 
     @property
     def score(self) -> float | None:
-        """Bits per byte, or perplexity."""
-        return self.bits_per_byte if self.bits_per_byte is not None else self.perplexity
+        """Bits per byte, perplexity, or RMSE."""
+        return next((v for v in (self.bits_per_byte, self.perplexity, self.rmse) if v is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Evaluation:
     """One evaluation: bits per byte over `bytes` held-out bytes of `split`, `low` to `high` its 95 % interval.
 
     Of words it is their `perplexity`, and `bytes` counts words. Of images it is the `accuracy`, in percent as `low` and
-    `high` then are, and `bytes` counts images.
+    `high` then are, and `bytes` counts images. Of ratings it is the `rmse`, and `bytes` counts them.
     """
 
     step: int
@@ -70,11 +73,13 @@ class Evaluation:
     bytes: float | None = None
     perplexity: float | None = None
     accuracy: float | None = None
+    rmse: float | None = None
 
     @property
     def score(self) -> float | None:
-        """Bits per byte, perplexity, or accuracy in percent."""
-        return next((v for v in (self.bits_per_byte, self.perplexity, self.accuracy) if v is not None), None)
+        """Bits per byte, perplexity, accuracy in percent, or RMSE."""
+        values = (self.bits_per_byte, self.perplexity, self.accuracy, self.rmse)
+        return next((value for value in values if value is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +146,13 @@ class RunRecord:
 
     @property
     def metric(self) -> str:
-        """What its scores are: ``bits_per_byte``, ``perplexity`` or ``accuracy``."""
+        """What its scores are: ``bits_per_byte``, ``perplexity``, ``accuracy`` or ``rmse``."""
         named = self.derived.get("metric")
         return "accuracy" if named in ACCURACIES else named if named in SCORES else "bits_per_byte"
 
     @property
     def counted(self) -> str:
-        """What is scored: ``bytes``, ``words`` or ``images``."""
+        """What is scored: ``bytes``, ``words``, ``images`` or ``ratings``."""
         return str(self.derived.get("counted", "bytes"))
 
 
@@ -304,6 +309,7 @@ def _metric(raw: Json) -> Metric | None:
         sent_bytes=_number(raw.get("sent_bytes")),
         computing_seconds=_number(raw.get("computing_seconds")),
         waiting_seconds=_number(raw.get("waiting_seconds")),
+        rmse=_number(raw.get("rmse")),
     )
 
 
@@ -322,9 +328,10 @@ def _evaluation(raw: Json) -> Evaluation | None:
         bits_per_byte=_number(raw.get("bits_per_byte")),
         low=_times(unit, raw.get("low")),
         high=_times(unit, raw.get("high")),
-        bytes=_first_number(*(raw.get(name) for name in ("bytes", "words", "images", "pieces", "texts"))),
+        bytes=_first_number(*(raw.get(name) for name in COUNTS)),
         perplexity=_number(raw.get("perplexity")),
         accuracy=accuracy,
+        rmse=_number(raw.get("rmse")),
     )
 
 
@@ -355,7 +362,8 @@ def _first_number(*values: object) -> float | None:
 
 
 def _score(raw: Json) -> float | None:
-    return _first_number(raw.get("bits_per_byte"), raw.get("perplexity"), _times(100.0, _accuracy(raw)))
+    other = (raw.get(name) for name in ("bits_per_byte", "perplexity", "rmse"))
+    return _first_number(*other, _times(100.0, _accuracy(raw)))
 
 
 def _accuracy(raw: Json) -> float | None:
