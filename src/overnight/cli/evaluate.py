@@ -45,6 +45,10 @@ class Evaluate:
     """How far each step goes back towards the trained weights, 0 to below 1."""
     dynamic_length: int | None = None
     """Words or bytes a step; 5 words or 20 bytes unless given."""
+    k: tuple[int, ...] = (10, 100)
+    """Lengths of a recommender's lists."""
+    relevant: float | None = None
+    """Least rating of a held-out item that a list is to hold; all unless given."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object instead of text."""
 
@@ -79,6 +83,10 @@ def main(argv: list[str]) -> int:
         from overnight.cli.evaluate_texts import evaluate_text_run
 
         return evaluate_text_run(options)
+    if metric == "rmse":
+        from overnight.cli.evaluate_ratings import evaluate_rating_run
+
+        return evaluate_rating_run(options)
     if metric == "masked_accuracy":
         from overnight.cli.evaluate_bert import evaluate_bert
 
