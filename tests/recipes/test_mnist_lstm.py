@@ -73,6 +73,10 @@ def test_the_whole_set_in_one_batch(digits: Path) -> None:
         ({"warmup_steps": -1}, "--warmup-steps -1"),
         ({"rule": "adam_sde"}, "adam_sde is for Adam's family"),
         ({"batch_size": 100, "epochs": 10}, r"A warm-up of 6,400 images is longer than the run of 1,200"),
+        (
+            {"batch_size": 240, "epochs": 100},
+            r"LEGW keeps its 64 steps .* this run has 50\. Take a batch of at most 187",
+        ),
         ({"valid": 120}, "120 of 120 training images cannot be held out"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from overnight.errors import UserError
-from overnight.recipes.dial import adapted, near, scaled
+from overnight.recipes.dial import adapted, check_up, near, scaled
 
 if TYPE_CHECKING:
     from overnight.train.run import Run
@@ -35,6 +35,7 @@ class Tuned:
 BATCH = 128
 EPOCHS = 25.0
 WARMUP_STEPS = 64
+MAX_NORM = 1.0
 TUNED = {
     "momentum": Tuned("torch.optim.SGD", 0.4, {"momentum": 0.9}),
     # no groups: biases that are not adapted would see the whole rate, with which LARS diverges
@@ -56,7 +57,7 @@ def mnist_lstm(
     schedule: Literal["polynomial", "linear", "cosine", "constant"] = "polynomial",
     warmup_steps: int | None = None,
     label_smoothing: float = 0.0,
-    max_norm: float = 1.0,
+    max_norm: float = MAX_NORM,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     valid: int = 0,
     evaluations: int | None = None,
@@ -109,18 +110,27 @@ def mnist_lstm(
         budget["epochs"] = EPOCHS
     passes = budget["epochs"]
     baseline = Hyperparameters(
-        lr=tuned.lr, global_batch_size=BATCH, warmup_samples=WARMUP_STEPS * BATCH, betas=tuned.betas
+        lr=tuned.lr,
+        global_batch_size=BATCH,
+        warmup_samples=WARMUP_STEPS * BATCH,
+        betas=tuned.betas,
+        max_norm=MAX_NORM,
     )
     found, notes = scaled(baseline, batch_size, rule, lr)
     warmup = found.warmup_samples if warmup_steps is None else warmup_steps * batch_size
     total = math.inf if minutes is not None else (steps or 0) * batch_size
     if passes is not None:
         total = passes * len(read_images(data, "train", valid=valid))
-    if warmup > total:
-        raise UserError(
-            f"A warm-up of {warmup:,.0f} images is longer than the run of {total:,.0f}.",
-            "Take a longer run, a smaller batch, another --rule or fewer --warmup-steps.",
-        )
+    if rule == "date":
+        check_up(batch_size, BATCH)  # and the length of its warm-up is its own
+    elif warmup > total:
+        said, remedy = "", "Take a longer run, a smaller batch, another --rule or fewer --warmup-steps."
+        if rule == "legw" and lr is None and warmup_steps is None and batch_size > BATCH:
+            steps_there = math.ceil(total / batch_size)
+            said = f" LEGW keeps its {WARMUP_STEPS} steps whatever the batch, and this run has {steps_there:,}."
+            fits = f"a batch of at most {total // WARMUP_STEPS:,.0f}"
+            remedy = f"Take {fits}, --rule date (which cuts them to 30 % of the run), a longer run or --warmup-steps."
+        raise UserError(f"A warm-up of {warmup:,.0f} images is longer than the run of {total:,.0f}.{said}", remedy)
     settings = dict(tuned.settings) if found.betas is None else {**tuned.settings, "betas": found.betas}
     corpus = str(data.resolve())
     held_out: dict[str, Any] = {"corpus": corpus, "split": "valid" if valid else "test", "valid": valid}
