@@ -170,12 +170,23 @@ def refuse_unknown_sparse(parameters: Iterable[nn.Parameter]) -> list[RemovableH
     return handles
 
 
+def refuse_sharded(model: nn.Module) -> None:
+    """Raise a UserError for a model of which each rank has a part: what exchanges whole gradients cannot take it."""
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "to_local"):
+            raise UserError(
+                f"{name} is shared out over the ranks already (FSDP), and cannot be exchanged in a second way.",
+                "Choose one way to train together: fsdp, or one that exchanges whole gradients or weights.",
+            )
+
+
 def take(model: nn.Module) -> None:
     """Note that this model's gradients are exchanged.
 
     Raises:
         UserError: if they are already.
     """
+    refuse_sharded(model)
     if isinstance(model, DistributedDataParallel) and model._comm_hooks:
         raise UserError("This DDP has a communication hook already.", "Make a new DDP: a hook is registered once.")
     inner = model.module if isinstance(model, DistributedDataParallel) else model

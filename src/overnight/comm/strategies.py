@@ -15,11 +15,13 @@ from overnight.comm.checks import (
     meeting,
     model_digest,
     ranks_group,
+    refuse_sharded,
     refuse_sparse,
     refuse_unknown_sparse,
     same_everywhere,
     timeout_of,
 )
+from overnight.comm.fully_sharded import fsdp
 from overnight.comm.inner_state import even_out
 from overnight.comm.local_steps import LocalSteps
 from overnight.comm.meter import Meter
@@ -29,7 +31,7 @@ from overnight.comm.sampled import sampled_parallel
 from overnight.comm.strategy import Strategy
 from overnight.errors import UserError
 
-__all__ = ["Strategy", "ddp", "local", "row_plan", "sampled"]
+__all__ = ["Strategy", "ddp", "fsdp", "local", "row_plan", "sampled"]
 
 Dtype = Literal["bf16"] | None
 TIMEOUT_SECONDS = 300.0
@@ -66,6 +68,7 @@ def ddp(
     with meeting():
         same_everywhere("DDP", {"model": model_digest(module), "data": data}, dist.new_group(members, timeout, "gloo"))
     refuse_sparse(module)
+    refuse_sharded(module)
     refuse_unknown_sparse(p for p in module.parameters() if p.requires_grad)
     meter = Meter()
     with meeting():

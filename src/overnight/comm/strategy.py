@@ -20,11 +20,13 @@ class Strategy:
         synchronous: every update is of all ranks' gradients.
         met: after the last update all ranks have the same weights; always so if ``synchronous``.
         per_rank: each rank's ``state_dict`` is to be saved, not only one's.
+        sharded: each rank has a part of every weight only, a ``DTensor``.
     """
 
     name = "ddp"
     synchronous = True
     per_rank = False
+    sharded = False
 
     def __init__(self, module: nn.Module, meter: Meter | None = None) -> None:
         self.module, self.meter = module, meter

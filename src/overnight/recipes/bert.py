@@ -10,6 +10,7 @@ import tyro
 from overnight.errors import UserError
 from overnight.recipes.bert_presets import LENGTHS, MAX_POSITION, PHASE_1, PRESETS, BERTPreset, phase_steps
 from overnight.recipes.dial import near, scaled
+from overnight.recipes.parallel import whole_parallel
 
 if TYPE_CHECKING:
     from overnight.data.masked import MaskedCorpus
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 SAMPLED_ROWS = 512
 """Rows that are looked at to know how many pieces a sequence hides on average."""
 WEIGHT_DECAY = 0.01
+LAYERS = ("model.network.bert.encoder.layer.*",)
+"""That fsdp puts together one at a time."""
 
 
 def bert(
@@ -41,6 +44,7 @@ def bert(
     recompute: bool = False,
     max_norm: float = 1.0,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    parallel: str | None = None,
     evaluations: int | None = None,
     seed: int = 0,
 ) -> "Run":
@@ -72,9 +76,12 @@ def bert(
         recompute: compute activations again in the backward: less memory, more time.
         max_norm: clip the gradient to this L2 norm; 0 for never.
         precision: auto takes bf16 where the device has it.
+        parallel: how ranks train together: ddp, or fsdp, which shares weights and moments out (docs/parallel.md); plain
+            DDP unless given.
         evaluations: held-out evaluations, evenly over the run.
         seed: of weights, order, masks and dropout.
     """
+    together = whole_parallel(parallel, LAYERS)
     if preset not in PRESETS:
         raise UserError(f"There is no preset {preset!r}.", near(preset, PRESETS))
     base = PRESETS[preset]
@@ -153,6 +160,7 @@ def bert(
         max_norm=max_norm or None,
         seed=seed,
         start=start,
+        parallel=together,
         evaluate=partial(heldout_masked, corpus=corpus, split=held_out, length=length, **masks) if held_out else None,
         evaluations=10 if evaluations is None else evaluations,
         notes=tuple(notes),

@@ -78,7 +78,8 @@ def byte_lm(
         reset: zero the state at shard edges (the paper's), document edges, or never.
         evaluations: held-out evaluations, evenly over the run.
         seed: of weights and data.
-        parallel: how ranks train together: ddp, sampled, local or async (docs/parallel.md); plain DDP unless given.
+        parallel: how ranks train together: ddp, fsdp, sampled, local or async (docs/parallel.md); plain DDP unless
+            given.
     """
     check_way(parallel)
     if preset not in PRESETS:

@@ -1,7 +1,7 @@
 """What the recipes of image classifiers share: from a preset and a batch to a run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from overnight.errors import UserError
 from overnight.recipes.dial import near, scaled
 from overnight.recipes.image_ladders import Ladder, Rung
 from overnight.recipes.image_presets import ImagePreset, Tuned
+from overnight.recipes.parallel import whole_parallel
 
 if TYPE_CHECKING:
     from overnight.train.run import Run
@@ -46,9 +47,11 @@ def image_run(
     augment: bool,
     bad_images: Literal["stop", "skip"],
     precision: str,
+    parallel: str | None,
     valid: int,
     evaluations: int | None,
     seed: int,
+    layers: Sequence[str] = (),
 ) -> "Run":
     """A run of one of the presets; the arguments are those of ``overnight.recipes.resnet.resnet``.
 
@@ -57,8 +60,9 @@ def image_run(
         network: import path of the model.
         presets: by name.
         data, preset, batch_size, micro_batch_size, ladder, optimizer, lr, rule, norm, epochs, steps, minutes, schedule,
-            warmup_epochs, label_smoothing, max_norm, ema_samples, augment, bad_images, precision, valid, evaluations,
-            seed: the recipe's.
+            warmup_epochs, label_smoothing, max_norm, ema_samples, augment, bad_images, precision, parallel, valid,
+            evaluations, seed: the recipe's.
+        layers: that fsdp puts together one at a time.
     """
     from overnight import schedule as schedules
     from overnight.data.images.batches import image_batches
@@ -70,6 +74,7 @@ def image_run(
     from overnight.train.components import import_object
     from overnight.train.run import Run
 
+    together = whole_parallel(parallel, layers)
     if preset not in presets:
         raise UserError(f"There is no preset {preset!r}.", near(preset, presets))
     base = presets[preset]
@@ -137,6 +142,7 @@ def image_run(
         precision=precision,
         max_norm=clip,
         seed=seed,
+        parallel=together,
         evaluate=partial(heldout_images, **held_out),
         evaluations=evaluations if evaluations is not None else max(1, round(budget["epochs"] or 6)),
         baselines=partial(image_baselines, **held_out),

@@ -1,27 +1,50 @@
 """How a recipe's ranks train together: ``--parallel``, with the plan that fits the recipe's model."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from overnight.errors import UserError
 
-WAYS = ("ddp", "sampled", "local", "async")
+WAYS = ("ddp", "fsdp", "sampled", "local", "async")
+WHOLE_WAYS = ("ddp", "fsdp")
+"""That need no plan, and are the same training as on one process."""
 SHARE, FREQUENT = 0.1, 0.02
 """Of a vocabulary under a full softmax: the words of a step, and of these the most frequent."""
 FREQUENT_OF_SAMPLES = 0.2
 
 
-def check_way(name: str | None) -> None:
-    """Raise a UserError for a way that there is not."""
-    if name is not None and name not in WAYS:
-        near = difflib.get_close_matches(name, WAYS, n=1)
-        remedy = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(WAYS)}."
-        raise UserError(f"There is no --parallel {name!r}.", remedy)
+def check_way(name: str | None, ways: Sequence[str] = WAYS) -> None:
+    """Raise a UserError for a way that there is not, for two at once, and for one that is not among ``ways``."""
+    if name is None or name in ways:
+        return
+    several = [part for part in re.split(r"[\s,+&/]+", name) if part]
+    if len(several) > 1 and set(several) <= set(WAYS):
+        raise UserError(
+            f"--parallel {name} names {len(several)} ways to train together, and each takes the gradients for itself"
+            + (": fsdp keeps no whole ones that the others could exchange." if "fsdp" in several else "."),
+            "Choose one of them.",
+        )
+    if name in WAYS:
+        raise UserError(
+            f"This recipe has no plan for --parallel {name}.",
+            f"Choose one of {', '.join(ways)}, or name the constructor with your own settings (docs/parallel.md).",
+        )
+    near = difflib.get_close_matches(name, ways, n=1)
+    raise UserError(
+        f"There is no --parallel {name!r}.", f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(ways)}."
+    )
 
 
-def parallel_of(name: str | None, plan: dict[str, Any]) -> "partial[Any] | None":
+def whole_parallel(name: str | None, layers: Sequence[str]) -> "partial[Any] | None":
+    """The component of a way that needs no plan of rows: ddp, or fsdp that puts these layers together one at a time."""
+    check_way(name, WHOLE_WAYS)
+    return parallel_of(name, {}, layers)
+
+
+def parallel_of(name: str | None, plan: dict[str, Any], layers: Sequence[str] = ()) -> "partial[Any] | None":
     """The component of a way; its rows, where it samples them, are those of ``plan``."""
     check_way(name)
     if name is None:
@@ -34,6 +57,8 @@ def parallel_of(name: str | None, plan: dict[str, Any]) -> "partial[Any] | None"
 
     if name == "sampled":
         return partial(strategies.sampled, **plan)
+    if name == "fsdp":
+        return partial(strategies.fsdp, layers=tuple(layers)) if layers else partial(strategies.fsdp)
     return partial(strategies.local if name == "local" else strategies.ddp)
 
 

@@ -31,6 +31,7 @@ def resnet(
     augment: bool = True,
     bad_images: Literal["stop", "skip"] = "stop",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    parallel: str | None = None,
     valid: int = 0,
     evaluations: int | None = None,
     seed: int = 0,
@@ -65,9 +66,11 @@ def resnet(
         augment: crop and mirror the training images.
         bad_images: images that cannot be decoded: stop, or skip them and say how many.
         precision: auto takes bf16 where the device has it.
+        parallel: how ranks train together: ddp, or fsdp, which shares the weights out (docs/parallel.md); plain DDP
+            unless given.
         valid: evaluate on so many images, held out of the training ones, and not on the test images: for tuning.
         evaluations: held-out evaluations, evenly over the run; one an epoch unless given.
         seed: of weights, order and augmentation.
     """
     settings = locals()
-    return image_run("resnet", "overnight.models.resnet.ResNet", RESNETS, **settings)
+    return image_run("resnet", "overnight.models.resnet.ResNet", RESNETS, layers=("model.layer*.*",), **settings)

@@ -89,7 +89,8 @@ def word_lm(
         reset: zero the state before each sentence or shard, or never.
         evaluations: held-out evaluations, evenly over the run; one an epoch unless given.
         seed: of weights, data and sampled words.
-        parallel: how ranks train together: ddp, sampled, local or async (docs/parallel.md); plain DDP unless given.
+        parallel: how ranks train together: ddp, fsdp, sampled, local or async (docs/parallel.md); plain DDP unless
+            given.
     """
     check_way(parallel)
     if preset not in PRESETS:
@@ -158,7 +159,7 @@ def word_lm(
         parallel=parallel_of(parallel, word_plan(base.model, kind, layer, opened.vocab_size, tied, rows)),
         **budget,  # type: ignore[arg-type]
     )
-    return run if rule != "date" else adapted(run, Hyperparameters(lr=rate, global_batch_size=base.batch), rule, lr)
+    return adapted(run, Hyperparameters(lr=rate, global_batch_size=base.batch, max_norm=base.max_norm), rule, lr)
 
 
 def _near(name: str, names: Iterable[str]) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from overnight.comm.fully_sharded import spread
 from overnight.errors import UserError
+from overnight.optim.trust_ratio import local
 
 
 class WeightAverage:
@@ -80,8 +82,8 @@ class WeightAverage:
         Args:
             share: of ``batch`` that the update was of; d is taken to this power.
         """
-        averages = list(self.weights.values())
-        weights = [p.detach().to(avg.dtype) for p, avg in zip(self._parameters.values(), averages, strict=True)]
+        averages = [local(average) for average in self.weights.values()]
+        weights = [local(p.detach()).to(avg.dtype) for p, avg in zip(self._parameters.values(), averages, strict=True)]
         torch._foreach_lerp_(averages, weights, 1.0 - self.decay**share)
 
     @contextmanager
@@ -106,7 +108,7 @@ class WeightAverage:
                     f"The checkpoint has no average of {name} of shape {tuple(average.shape)}.",
                     "Resume with the ema that it was trained with.",
                 )
-            average.copy_(weights[name])
+            average.copy_(spread(weights[name], average))
 
     @torch.no_grad()
     def _put(self, weights: Mapping[str, Tensor]) -> None:

@@ -54,8 +54,15 @@ def build(run: Run, world: World) -> Parts:
     optimizer = _optimizer(run, model)
     construct("schedule", run.schedule, progress=Progress(0, run.global_batch_size, 2 * run.global_batch_size))
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    ema = construct("ema", run.ema, model=model, batch=run.global_batch_size) if run.ema is not None else None
-    return Parts(precision, plan, data, task, optimizer, peaks, ema)
+    return Parts(precision, plan, data, task, optimizer, peaks, average_of(run, model))
+
+
+def average_of(run: Run, model: torch.nn.Module) -> WeightAverage | None:
+    """The average of the model's weights, of a run that has one."""
+    if run.ema is None:
+        return None
+    average: WeightAverage = construct("ema", run.ema, model=model, batch=run.global_batch_size)
+    return average
 
 
 def construct(name: str, component: Component, **given: Any) -> Any:

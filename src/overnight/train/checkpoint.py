@@ -12,7 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from overnight.comm.fully_sharded import spread
 from overnight.errors import UserError
+from overnight.train import sharded
 from overnight.train.folder import remove_folder, verify_folder, write_folder, write_json
 
 
@@ -28,6 +30,7 @@ class Checkpoint:
         state: step, samples, and whatever else is plain data.
         ema: the average of the weights, of a run that has one.
         parallel: what ranks have not exchanged yet, and the like, of a run with a way of its own to train on several.
+        shards: as ``GROUP/NAME``, tensors of which each rank has a part; each writes its own.
     """
 
     model: Mapping[str, Tensor]
@@ -37,6 +40,7 @@ class Checkpoint:
     state: Mapping[str, Any]
     ema: Mapping[str, Tensor] = field(default_factory=dict)
     parallel: Mapping[str, Tensor] = field(default_factory=dict)
+    shards: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 GROUPS = ("model", "optimizer", "carry", "rng", "ema", "parallel")
@@ -44,8 +48,19 @@ WHERE_ANY = ("ema", "parallel")
 """Groups that have a file only where there is something in them."""
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
+def checkpoint_path(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Where it belongs."""
+    return folder / f"{checkpoint.state['step']:08d}"
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep_last: int, aside: Path | None = None) -> Path:
     """Write ``folder/<step>``, mark it if it is the best, then remove all but the best and the last ``keep_last``.
+
+    Args:
+        folder: of all checkpoints.
+        checkpoint: all but its shards is written.
+        keep_last: besides the best.
+        aside: where the ranks have written their shards (``folder.begin_folder``).
 
     Raises:
         UserError: if it cannot be written; the checkpoints before it are as they were.
@@ -58,8 +73,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep_last: int) -> Pat
                 save_file(tensors, aside / f"{group}.safetensors")
         (aside / "state.json").write_text(json.dumps(dict(checkpoint.state), indent=1) + "\n", encoding="utf-8")
 
-    path = folder / f"{checkpoint.state['step']:08d}"
-    write_folder(path, fill)
+    path = checkpoint_path(folder, checkpoint)
+    write_folder(path, fill, aside)
     _follow_best(folder, checkpoint.state.get("best"))
     best = best_step(folder)
     for old in list_checkpoints(folder)[:-keep_last]:
@@ -145,8 +160,13 @@ def choose_checkpoint(run: Path, which: str) -> Path:
     return chosen[0]
 
 
-def load_checkpoint(path: Path, groups: tuple[str, ...] = GROUPS) -> Checkpoint:
+def load_checkpoint(path: Path, groups: tuple[str, ...] = GROUPS, shards: bool = True) -> Checkpoint:
     """Read a checkpoint, after checking its digests.
+
+    Args:
+        path: its folder.
+        groups: those that are wanted.
+        shards: read what the ranks of a sharded run wrote too, as whole tensors.
 
     Raises:
         UserError: if a file is missing, truncated or altered; it names the checkpoint and the one before it.
@@ -157,6 +177,9 @@ def load_checkpoint(path: Path, groups: tuple[str, ...] = GROUPS) -> Checkpoint:
             files = {group: path / f"{group}.safetensors" for group in GROUPS}
             absent = [group for group in WHERE_ANY if not files[group].exists()]
             read = {g: load_file(file) if g in groups and g not in absent else {} for g, file in files.items()}
+            if shards and is_sharded(path):
+                for group, tensors in sharded.read_shards(path / sharded.FOLDER, groups).items():
+                    read[group] |= tensors
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             return Checkpoint(**read, state=state)
         except (OSError, ValueError, SafetensorError) as error:
@@ -164,6 +187,11 @@ def load_checkpoint(path: Path, groups: tuple[str, ...] = GROUPS) -> Checkpoint:
     before = [int(other.name) for other in list_checkpoints(path.parent) if int(other.name) < int(path.name)]
     remedy = f"Use the one before it: --checkpoint {before[-1]}." if before else "There is none before it; start anew."
     raise UserError(f"Checkpoint {path} is damaged: {problem}.", remedy)
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether the ranks wrote a checkpoint each its part."""
+    return (path / sharded.FOLDER).is_dir()
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -181,7 +209,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
                 f"Checkpoint {path} is of another architecture: {name} is {theirs} there and {ours} in this model.",
                 "Use the settings that the checkpoint was trained with (its run.json has them).",
             )
-    model.load_state_dict(dict(weights))
+    model.load_state_dict({name: spread(tensor, own[name]) for name, tensor in weights.items()})
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

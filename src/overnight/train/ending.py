@@ -1,7 +1,7 @@
 """The end of a run, whichever it is: the final evaluation and summary.json."""
 
 import signal
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -67,12 +67,12 @@ def _sum_up(loop: Loop) -> dict[str, Any]:
     run = loop.run
     final: dict[str, Any] | None = None
     baselines: list[dict[str, Any]] = []
-    if loop.world.is_main and run.evaluate is not None and run.evaluations:
-        model = loop.stepper.task.model.eval()
+    chosen = loop.for_evaluation() if run.evaluate is not None and run.evaluations else None
+    if loop.world.is_main and run.evaluate is not None and chosen is not None:
         for sink in loop.sinks:
             if isinstance(sink, ConsoleSink):
                 sink.say("the last evaluation, in full …")
-        with loop.stop.at_once(), loop.ema.applied() if loop.ema is not None else nullcontext():
+        with loop.stop.at_once(), chosen() as model:
             found = run.evaluate(model=model, autocast_dtype=loop.stepper.precision.dtype, final=True)
             baselines = run.baselines() if run.baselines is not None else []
         final = {"step": loop.state.step} | found

@@ -34,30 +34,48 @@ def write_json(path: Path, data: Any) -> None:
         _sync_folder(path.parent)
 
 
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+def begin_folder(path: Path) -> Path:
+    """The folder aside, where ``write_folder`` fills it; empty. For those who fill it in more than one process.
+
+    Raises:
+        UserError: if the place cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with _told(path):
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(_replaced(path), ignore_errors=True)
+        aside.mkdir(parents=True)
+    return aside
+
+
+def write_folder(path: Path, fill: Callable[[Path], None], aside: Path | None = None) -> None:
     """Make a folder in one go; one that is there is replaced.
 
     ``fill`` writes its files into a folder aside; then ``digest.json`` is added, all is synced and renamed.
 
+    Args:
+        path: the folder.
+        fill: writes.
+        aside: what ``begin_folder`` gave, with what is there already; None begins.
+
     Raises:
         UserError: if the disk is full or the place cannot be written; what was written aside is removed.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = begin_folder(path) if aside is None else aside
     replaced = _replaced(path)
     with _told(path):
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
         try:
-            aside.mkdir(parents=True)
             fill(aside)
-            digests = {file.name: sha256(file) for file in sorted(aside.iterdir())}
+            files = sorted(file for file in aside.rglob("*") if file.is_file())
+            digests = {file.relative_to(aside).as_posix(): sha256(file) for file in files}
             digest = aside / "digest.json"
             digest.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
-            for file in aside.iterdir():
+            for file in (*files, digest):
                 file.chmod(digest.stat().st_mode)  # safetensors lets only the owner read what it writes
                 with file.open("r+b") as opened:  # Windows syncs only what may be written
                     os.fsync(opened.fileno())
-            _sync_folder(aside)
+            for folder in {file.parent for file in (*files, digest)}:
+                _sync_folder(folder)
             if path.exists():
                 path.rename(replaced)
             aside.rename(path)

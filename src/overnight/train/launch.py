@@ -3,7 +3,7 @@
 import os
 import platform
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from overnight.metrics import metric_of
 from overnight.train.adapt import build_adapt
 from overnight.train.asynchronous import is_asynchronous, train_asynchronously
 from overnight.train.budget import Budget
-from overnight.train.build import Parts, build, construct
+from overnight.train.build import Parts, average_of, build, construct
 from overnight.train.components import Component
 from overnight.train.console import ConsoleSink, print_prologue
 from overnight.train.distributed import World, start_world
@@ -25,6 +25,7 @@ from overnight.train.parallel import maker, settings_digest
 from overnight.train.record import JsonlSink, Sink, TensorBoardSink, summary_writer
 from overnight.train.run import Run
 from overnight.train.run_folder import open_run, start_run
+from overnight.train.sharded import check_shared
 from overnight.train.state import State, restore
 from overnight.train.step import Stepper
 
@@ -80,6 +81,10 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
         make = maker(run, parts.data)
         stepper = world.alike(lambda: Stepper(parts.task, parts.optimizer, world, parts.precision, run.max_norm, make))
         stack.callback(stepper.close)
+        if stepper.parallel.sharded:
+            world.together(lambda: _check_whole_gradients(run))
+            # the average was of parameters that have been shared out since
+            parts = replace(parts, ema=average_of(run, parts.task.model))
         first, count = parts.plan.lanes(world.rank)[0]
         stepper.settle(parts.data.at(0, first, count).to(world.device), parts.task.initial_carry(count))
         budget = Budget(run, parts.data.steps_per_epoch)
@@ -100,6 +105,8 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
                 run, folder, options, derived(run, parts, budget, threads, world), resumed, sinks, stack
             )
         )
+        if stepper.parallel.sharded:
+            world.together(lambda: check_shared(folder / "run.json"))
         stop = stack.enter_context(catch_signals())
         loop = Loop(
             run,
@@ -122,6 +129,16 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
             shown = ConsoleSink(lambda: budget.fraction(state.step, state.seconds), loop.seconds_left)
             _add(sinks, shown, stack)
         return run_to_end(loop)
+
+
+def _check_whole_gradients(run: Run) -> None:
+    """Raise a UserError if something looks at the gradients that FSDP does not put together."""
+    for name in ("adapt", "boost"):
+        if getattr(run, name, None) is not None:
+            raise UserError(
+                f"{name} looks at whole gradients, and under --parallel fsdp no rank has them.",
+                f"Train with --parallel ddp, or without {name} (a --rule such as legw).",
+            )
 
 
 def _start(start: Component, parts: Parts, world: World) -> None:

@@ -5,7 +5,6 @@ import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,13 @@ from overnight.train.adapt import Adapt
 from overnight.train.average import WeightAverage
 from overnight.train.batches import BatchPlan
 from overnight.train.budget import Budget
-from overnight.train.checkpoint import flatten_optimizer, save_checkpoint
+from overnight.train.checkpoint import flatten_optimizer
 from overnight.train.distributed import World
 from overnight.train.host import StoppedError, StopRequest
 from overnight.train.record import Meter, Sink, StepRecord
 from overnight.train.run import Run
+from overnight.train.saving import save_on_ranks
+from overnight.train.sharded import Chosen, for_evaluation
 from overnight.train.state import Apart, State, capture
 from overnight.train.step import Stepper
 
@@ -268,7 +269,9 @@ class Loop:
         started = time.monotonic()
         self._settle()
         self.stepper.parallel.before_checkpoint()
-        interrupted, record = self.world.broadcast_object(self.world.on_main(self._look)) or (False, None)
+        gathered = self.for_evaluation() if self.stepper.parallel.sharded else None
+        looked = self.world.broadcast_object(self.world.on_main(lambda: self._look(gathered)))
+        interrupted, record = looked or (False, None)
         if interrupted:
             self._control()
             return
@@ -281,22 +284,24 @@ class Loop:
         self.meter.exclude(time.monotonic() - started)
         self.save()
 
-    def _look(self) -> tuple[bool, dict[str, Any] | None]:
+    def for_evaluation(self) -> Chosen:
+        """What gives the model to evaluate, on rank 0; every rank must call."""
+        model, sharded = self.stepper.task.model, self.stepper.parallel.sharded
+        return for_evaluation(model, self.run.model, self.ema, sharded, self.world.is_main)
+
+    def _look(self, gathered: Chosen | None = None) -> tuple[bool, dict[str, Any] | None]:
         """Whether a signal interrupted it, and the evaluation."""
         run, state = self.run, self.state
         if run.evaluate is None:
             return False, None
-        model = self.stepper.task.model.eval()
         try:
-            with self.stop.at_once(), self.ema.applied() if self.ema is not None else nullcontext():
+            with self.stop.at_once(), (gathered or self.for_evaluation())() as model:
                 found = run.evaluate(model=model, autocast_dtype=self.stepper.precision.dtype, final=False)
                 # a model that is no longer finite has nothing to say; the steps that follow will stop the run
                 speaks = run.sample is not None and math.isfinite(found[self.metric.name])
                 text = run.sample(model=model) if speaks and run.sample is not None else None
         except StoppedError:
             return True, None
-        finally:
-            model.train()
         where = {
             "step": state.step,
             "samples": state.step * run.global_batch_size,
@@ -314,7 +319,7 @@ class Loop:
         started = time.monotonic()
         self._settle()
         checkpoint = capture(self.state, self.stepper, self.world, self.budget.total, self.ema, self.adapt)
-        self.world.on_main(lambda: save_checkpoint(self.folder / "checkpoints", checkpoint, self.run.keep_last))
+        save_on_ranks(self.folder / "checkpoints", checkpoint, self.run.keep_last, self.world)
         self.saved_seconds = self.state.seconds
         self.meter.exclude(time.monotonic() - started)
 

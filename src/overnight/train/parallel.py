@@ -26,6 +26,7 @@ class Parallel(Protocol):
         meter: counts the bytes and seconds of exchanges; None where there are none to count.
         synchronous: every update is of all ranks' gradients; otherwise ranks decide for themselves until they meet.
         per_rank: each rank's ``state_dict`` is saved, not only rank 0's.
+        sharded: each rank has a part of every weight only, a ``DTensor``, in the optimizer too.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Parallel(Protocol):
     meter: Meter | None
     synchronous: bool
     per_rank: bool
+    sharded: bool
 
     @property
     def met(self) -> bool:

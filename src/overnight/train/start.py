@@ -8,6 +8,7 @@ from torch import nn
 from overnight.errors import UserError
 from overnight.train.checkpoint import choose_checkpoint, load_checkpoint, load_weights, unflatten_optimizer
 from overnight.train.components import import_path
+from overnight.train.sharded import fit_state
 
 
 def from_run(
@@ -58,7 +59,9 @@ def from_run(
         )
     settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     try:
-        optimizer.load_state_dict(unflatten_optimizer(loaded.optimizer, loaded.state["optimizer"]))
+        optimizer.load_state_dict(
+            fit_state(optimizer, unflatten_optimizer(loaded.optimizer, loaded.state["optimizer"]))
+        )
     except ValueError as error:
         raise UserError(f"Checkpoint {path} does not fit the optimizer: {error}.", "Take the groups it had.") from error
     for group, own_settings in zip(optimizer.param_groups, settings, strict=True):

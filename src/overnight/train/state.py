@@ -17,6 +17,7 @@ from overnight.train.checkpoint import (
     Checkpoint,
     choose_checkpoint,
     flatten_optimizer,
+    is_sharded,
     load_checkpoint,
     load_weights,
     unflatten_optimizer,
@@ -24,6 +25,7 @@ from overnight.train.checkpoint import (
 from overnight.train.components import import_path
 from overnight.train.distributed import World
 from overnight.train.parallel import load_parallel, one_scale, save_parallel
+from overnight.train.sharded import FOLDER, check_shared, fit_state, is_spread, manners, read_parts
 from overnight.train.step import Stepper
 
 
@@ -100,7 +102,7 @@ def capture(
     ema: WeightAverage | None = None,
     adapt: Adapt | None = None,
 ) -> Checkpoint:
-    """Everything as a checkpoint; a collective, whose value is whole on rank 0 only."""
+    """Everything as a checkpoint; a collective, whose value is whole on rank 0 only, but for its shards."""
     parallel, plain_parallel = save_parallel(stepper.parallel, world)
     if not stepper.parallel.synchronous:
         one_scale(stepper.scaler, world)
@@ -118,11 +120,15 @@ def capture(
         **({"parallel": plain_parallel} if plain_parallel is not None else {}),
         **({"adapt": adapt.state_dict()} if adapt is not None else {}),
     }
-    model = {name: tensor.cpu() for name, tensor in stepper.task.model.state_dict().items()}
-    cpu_tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-    average = {name: tensor.cpu() for name, tensor in ema.weights.items()} if ema is not None else {}
+    kept = {
+        "model": stepper.task.model.state_dict(),
+        "optimizer": tensors,
+        "ema": ema.weights if ema is not None else {},
+    }
+    shards = {f"{group}/{name}": t.detach() for group in kept for name, t in kept[group].items() if is_spread(t)}
+    here = {group: {name: t.cpu() for name, t in found.items() if not is_spread(t)} for group, found in kept.items()}
     carry, generators = world.gather_lanes(state.carry), world.gather_lanes(rng)
-    return Checkpoint(model, cpu_tensors, carry, generators, data, average, parallel)
+    return Checkpoint(here["model"], here["optimizer"], carry, generators, data, here["ema"], parallel, shards)
 
 
 def restore(
@@ -136,7 +142,7 @@ def restore(
     ema: WeightAverage | None = None,
     adapt: Adapt | None = None,
 ) -> None:
-    """Put a checkpoint back; rank 0 reads it and the others receive it.
+    """Put a checkpoint back; rank 0 reads it and the others receive it. Where both are sharded, ranks read their parts.
 
     Args:
         folder: the run folder.
@@ -154,11 +160,18 @@ def restore(
 
     def read() -> tuple[Path, Checkpoint]:
         path = choose_checkpoint(folder, which)
-        return path, load_checkpoint(path)
+        return path, load_checkpoint(path, shards=not stepper.parallel.sharded)
 
     path, loaded = world.on_main(read) or (None, None)
-    path, data = world.broadcast_object((path, loaded.state) if loaded is not None else None)
+    said = (path, loaded.state, is_sharded(path)) if path is not None and loaded is not None else None
+    path, data, in_shards = world.broadcast_object(said)
     groups = {name: world.broadcast_tensors(getattr(loaded, name) if loaded is not None else None) for name in GROUPS}
+
+    if stepper.parallel.sharded and in_shards:
+        world.together(lambda: check_shared(path / FOLDER))
+        likes = manners(stepper.task.model, stepper.optimizer, ema)
+        for name, tensors in world.alike(lambda: read_parts(path / FOLDER, GROUPS, likes)).items():
+            groups[name] |= tensors
 
     def put_back() -> None:
         load_weights(stepper.task.model, groups["model"], path)
@@ -206,7 +219,7 @@ def _load_optimizer(
         )
     own = [{name: group[name] for name in settings if name in group} for group in optimizer.param_groups]
     try:
-        optimizer.load_state_dict(unflatten_optimizer(tensors, data["optimizer"]))
+        optimizer.load_state_dict(fit_state(optimizer, unflatten_optimizer(tensors, data["optimizer"])))
     except ValueError as error:
         raise UserError(f"Checkpoint {path} does not fit the optimizer: {error}.", "Resume without --set.") from error
     for group, options in zip(optimizer.param_groups, own, strict=True):

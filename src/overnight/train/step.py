@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from overnight.comm.checks import meeting
 from overnight.comm.strategy import Strategy
+from overnight.optim.trust_ratio import local
 from overnight.train.distributed import World
 from overnight.train.observe import StepObserver
 from overnight.train.parallel import Maker, Parallel
@@ -93,7 +94,7 @@ class Stepper:
         It does so after the first backward of a process, in the order in which gradients come. A resumed run would
         otherwise make one step with other buckets, and three or more ranks then add up in another order.
         """
-        if self.world.world_size < 3 or not self.parallel.synchronous:
+        if self.world.world_size < 3 or not self.parallel.synchronous or self.parallel.sharded:
             return
         kept = [buffer.clone() for buffer in self.task.buffers()]
         devices = [self.world.device] if self.world.device.type == "cuda" else []
@@ -172,10 +173,17 @@ class Stepper:
 
     def _norms(self) -> tuple[Tensor, Tensor]:
         """The norm of the gradients that are clipped, and that of all."""
-        norm = torch.nn.utils.get_total_norm(_gradients(self.clipped))
+        norm = self._norm(self.clipped)
         if len(self.clipped) == len(self.parameters):
             return norm, norm
-        return norm, torch.nn.utils.get_total_norm(_gradients(self.parameters))
+        return norm, self._norm(self.parameters)
+
+    def _norm(self, parameters: Sequence[Tensor]) -> Tensor:
+        norm = torch.nn.utils.get_total_norm(_gradients(parameters))
+        if not self.parallel.sharded:
+            return norm
+        squares = self.world.all_reduce(norm.to(self.world.device, torch.float64).square())
+        return squares.sqrt().to(norm.dtype)
 
     def _looked_at(self) -> AbstractContextManager[None]:
         return nullcontext() if self.observer is None else self.observer.around()
@@ -194,14 +202,14 @@ class Stepper:
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients' memory, to be measured and scaled in place; of those that hold some rows only, these rows."""
+    """The gradients' memory here, to be measured and scaled in place; of those that hold some rows only, these rows."""
     dense = []
     for parameter in parameters:
         if parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
             dense.append(parameter.grad.values())
         elif parameter.grad is not None:
-            dense.append(parameter.grad)
+            dense.append(local(parameter.grad))
     return dense
 
 

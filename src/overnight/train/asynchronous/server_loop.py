@@ -15,6 +15,7 @@ from overnight.train.asynchronous.share import Share, identities
 from overnight.train.build import Parts
 from overnight.train.checkpoint import Checkpoint, save_checkpoint
 from overnight.train.loop import Loop
+from overnight.train.sharded import Chosen
 from overnight.train.state import capture
 
 PATIENCE_SECONDS = 5.0
@@ -189,7 +190,7 @@ class ServerLoop(Loop):
     def _settle(self) -> None:
         """Done when the moment was frozen."""
 
-    def _look(self) -> tuple[bool, dict[str, Any] | None]:
+    def _look(self, gathered: Chosen | None = None) -> tuple[bool, dict[str, Any] | None]:
         # this rank's copy was made that of the moment, the average of the weights where there is one
         held = self.stepper, self.ema
         self.stepper, self.ema = self.share.stepper, None
