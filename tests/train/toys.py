@@ -107,6 +107,13 @@ class ForgetfulSGD(torch.optim.SGD):
         return super().step(closure)
 
 
+class NoBoost(torch.optim.SGD):
+    """Takes what a boost is given, and does not boost."""
+
+    def __init__(self, base: torch.optim.Optimizer, **_: Any) -> None:
+        super().__init__(base.param_groups, lr=0.1)
+
+
 def toy(**changes: Any) -> Run:
     """Eight lanes, SGD with momentum, a linear schedule."""
     run = Run(

@@ -107,6 +107,17 @@ class SampledParallel(nn.Module):
             wrapped.register_comm_hook(exchange, sampled_hook if meter is None else _metered(meter))
             self._ddp = (wrapped,)
 
+    @property
+    def process_group(self) -> dist.ProcessGroup:
+        """The ranks that train together."""
+        found: dist.ProcessGroup = self.exchange.group
+        return found
+
+    @property
+    def reducer(self) -> DistributedDataParallel | None:
+        """What exchanges the dense gradients; None where there are none."""
+        return self._ddp[0] if self._ddp else None
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's."""
         if self._rows is not None and torch.is_grad_enabled():

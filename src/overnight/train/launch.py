@@ -13,6 +13,7 @@ from overnight.errors import UserError
 from overnight.metrics import metric_of
 from overnight.train.adapt import build_adapt
 from overnight.train.asynchronous import is_asynchronous, train_asynchronously
+from overnight.train.boost import check_ranks, with_boost
 from overnight.train.budget import Budget
 from overnight.train.build import Parts, average_of, build, construct
 from overnight.train.components import Component
@@ -68,13 +69,14 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
     if is_asynchronous(run):
         if run.start is not None:
             raise UserError("A run with --parallel async begins anew.", "Leave out start, or --parallel.")
+        check_ranks(run, synchronous=False)
         return train_asynchronously(run, folder, options)
     with start_world(options.device, group=run.parallel is not None) as world, ExitStack() as stack:
         world.together(run.check)
         resuming = bool(world.broadcast_object(world.on_main(lambda: open_run(folder, options.resume, stack))))
         threads = set_threads(run.threads)
         keep_freed_memory()
-        parts = world.together(lambda: build(run, world))
+        parts = world.together(lambda: with_boost(run, build(run, world), world))
         _agree(run, parts, world)
         torch.manual_seed(run.seed + 1 + world.rank)
         state = State(parts.task.initial_carry(run.global_batch_size // world.world_size))
@@ -85,6 +87,7 @@ def train(run: Run, folder: str | Path, options: Options | None = None) -> dict[
             world.together(lambda: _check_whole_gradients(run))
             # the average was of parameters that have been shared out since
             parts = replace(parts, ema=average_of(run, parts.task.model))
+        world.together(lambda: check_ranks(run, stepper.parallel.synchronous))
         first, count = parts.plan.lanes(world.rank)[0]
         stepper.settle(parts.data.at(0, first, count).to(world.device), parts.task.initial_carry(count))
         budget = Budget(run, parts.data.steps_per_epoch)

@@ -17,6 +17,7 @@ from overnight.metrics import METRICS, metric_of
 from overnight.train.adapt import Adapt
 from overnight.train.average import WeightAverage
 from overnight.train.batches import BatchPlan
+from overnight.train.boost import boost, boost_batch
 from overnight.train.budget import Budget
 from overnight.train.checkpoint import flatten_optimizer
 from overnight.train.distributed import World
@@ -166,10 +167,33 @@ class Loop:
         if not result.skipped:
             if together:
                 self._check_optimizer()
+            if self.run.boost is not None:
+                self._boost()
             if self.ema is not None:
                 self.ema.update()
             self.meter.add(result.total, result.grad_norm, result.count)
         return result.total / max(1, result.count)
+
+    def _boost(self) -> None:
+        """Search where it is due: on the first micro-batch of the step to come, checked by that of the one after.
+
+        Both begin with the state of now, which of recurrent models is the true one of the first only.
+        """
+        optimizer: Any = self.stepper.optimizer
+        if not optimizer.due:
+            return
+        first, count = self.plan.lanes(self.world.rank)[0]
+        carry = {name: tensor[:count] for name, tensor in self.state.carry.items()}
+        one, other = (
+            boost_batch(
+                self.stepper.task,
+                self.data.at(self.state.step + ahead, first, count).to(self.world.device),
+                carry,
+                self.world,
+            )
+            for ahead in (0, 1)
+        )
+        self.tell([boost(optimizer, one, other)])
 
     def tell(self, decisions: Sequence[Any]) -> None:
         """Write down what was decided."""

@@ -62,6 +62,11 @@ GIVEN = {
     "parallel.seed": "seed",
     "parallel.loss_scale": "precision",
     "parallel.optimizer": "optimizer",
+    "boost.base": "optimizer",
+    "boost.model": "model",
+    "boost.loss": "task",
+    "boost.batches": "data",
+    "boost.process_group": "the ranks",
     "adapt.optimizer": "optimizer",
     "adapt.model": "model",
     "adapt.schedule": "schedule",
@@ -71,7 +76,7 @@ GIVEN = {
 }
 """Arguments of components that the trainer gives, and what they follow from."""
 
-OPTIONAL = ("evaluate", "sample", "start", "baselines", "param_groups", "ema", "parallel", "adapt")
+OPTIONAL = ("evaluate", "sample", "start", "baselines", "param_groups", "ema", "parallel", "adapt", "boost")
 """Components that may be None."""
 
 
@@ -110,6 +115,8 @@ class Run:
             None is DDP.
         adapt: (optimizer, model, schedule, …) → what sets the rate and the batch as training goes, and takes it back
             (``overnight.train.adapt``, ``overnight.scaling.DATE``); None leaves them to the schedule.
+        boost: (base, model, loss, process_group) → an optimizer around the run's own that now and then searches for a
+            better point (``overnight.train.boost``, ``overnight.optim.SEBoost``); None for none.
     """
 
     recipe: str
@@ -142,6 +149,7 @@ class Run:
     ema: Component | None = None
     parallel: Component | None = None
     adapt: Component | None = None
+    boost: Component | None = None
 
     def check(self) -> None:
         """Raise UserError for values that cannot work together."""
@@ -159,6 +167,8 @@ class Run:
                 "adapt needs gradients that are those of the whole batch, and parallel gives others.",
                 "Leave out --parallel, or take another --rule.",
             )
+        if self.adapt is not None and self.boost is not None:
+            raise UserError("adapt measures steps, and boost jumps between them.", "Leave out boost, or --rule date.")
         for name, least in LEAST.items():
             value = getattr(self, name)
             good = isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from overnight.comm import Plan, Rows, sampled_parallel
 from overnight.optim import SEBoost
 from overnight.optim.subspace import Anderson, Fixed
 
@@ -116,6 +117,43 @@ def resumed() -> dict[str, tuple[list[Tensor], list[Tensor]]]:
                 ends.append(whole(model))
             found[f"{kind} {base}"] = (ends[0], ends[1])
     return found
+
+
+def sampled() -> dict[str, Any]:
+    """Training that exchanges half of the rows only: weights, coefficients, and the gradient of a boost batch."""
+    torch.manual_seed(3)
+    model = sampled_parallel(network(), Plan({"0.weight": Rows(random=0.5), "2.weight": Rows(random=0.4)}))
+    optimizer = optimizer_of(model, "CG")
+    coefficients = train(model, optimizer, range(STEPS))
+    exchanged = model.exchange.step
+    closure = optimizer.boost_closure(part(77))
+    loss, gradients = closure.gradient(list(model.parameters()))
+    numbers = torch.cat([loss.view(1), *(g.flatten() for g in gradients if g is not None)])
+    found = {"weights": whole(model), "coefficients": coefficients, "gradient": closure.mean(numbers)}
+    x, y = (value.double() for value in batch(77))
+    plain = network()
+    plain.load_state_dict(model.module.state_dict())
+    exact = criterion(plain(x), (x, y))
+    exact.backward()
+    expected = torch.cat(
+        [exact.detach().view(1), *(p.grad.flatten() for p in plain.parameters() if p.grad is not None)]
+    )
+    found |= {"expected": expected, "steps": (exchanged, model.exchange.step)}
+    train(model, optimizer, range(STEPS, STEPS + 1))
+    found["next"] = (model.exchange.step, whole(model))
+    model.close()
+    return found
+
+
+def bare() -> str:
+    """A model that nothing wraps, on several ranks."""
+    from overnight.errors import UserError
+
+    try:
+        optimizer_of(network(), "CG")
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def masks() -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from distributed.sharded_work import in_group
-from optim.subspace.ranks_work import RULES, STEPS, alone, masks, parallel, refused, resumed
+from optim.subspace.ranks_work import RULES, STEPS, alone, bare, masks, parallel, refused, resumed, sampled
 from train.on_ranks import on_ranks
 
 RANKS = 2
@@ -44,6 +44,26 @@ def test_ranks_do_what_one_process_does(found: list[Any], rule: str, way: str) -
 @pytest.mark.parametrize("rule", RULES)
 def test_a_boost_sends_no_gradients_through_the_hook(found: list[Any], rule: str) -> None:
     assert {result[f"DDP {rule}"][2] for result in found} == {STEPS}
+
+
+def test_with_sampled_gradients_a_boost_has_exact_ones(tmp_path: Path) -> None:
+    first, second = given(tmp_path, sampled)
+    assert len(first["coefficients"]) == STEPS // 3
+    assert first["coefficients"] == second["coefficients"]
+    assert any(any(found[1:]) for found in first["coefficients"])
+    for name in ("weights", "next"):
+        ours, theirs = (result[name][1] if name == "next" else result[name] for result in (first, second))
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    for result in (first, second):
+        torch.testing.assert_close(result["gradient"], result["expected"], rtol=1e-10, atol=1e-12)
+        before, after = result["steps"]
+        assert before == after
+        assert result["next"][0] == after + 1
+
+
+def test_ranks_that_nothing_joins_are_refused(tmp_path: Path) -> None:
+    for words in given(tmp_path, bare):
+        assert words.startswith("There are 2 ranks, and the model is not wrapped for them. Give SEBoost the wrapped")
 
 
 def test_sharded_state_is_resumed_to_the_bit(tmp_path: Path) -> None:

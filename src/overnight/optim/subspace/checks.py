@@ -4,9 +4,11 @@ import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.optim import Optimizer
 
 from overnight.errors import UserError
+from overnight.optim.subspace.closure import groups_of
 from overnight.optim.subspace.rules import CoefficientRule
 
 if TYPE_CHECKING:
@@ -45,6 +47,18 @@ def check_settings(optimizer: "SEBoost", history: Any, anchors: Any, momentum_co
     _check_loss(optimizer, bool(anchors) or momentum_column > 0)
 
 
+def storage_dtype(value: Any) -> torch.dtype | None:
+    """A dtype, or its name, that displacements can be kept in.
+
+    Raises:
+        UserError: for any other.
+    """
+    dtype = getattr(torch, value, None) if isinstance(value, str) else value
+    if dtype not in (None, torch.bfloat16, torch.float16, torch.float32, torch.float64) or (value and dtype is None):
+        raise UserError(f"storage_dtype={value!r} is unknown.", "Choose bfloat16, float16, float32 or float64.")
+    return dtype
+
+
 def _check_loss(optimizer: "SEBoost", more_columns: bool) -> None:
     rule, name = optimizer.rule, type(optimizer.rule).__name__
     if rule.searches and optimizer.loss is None:
@@ -66,6 +80,7 @@ def _check_loss(optimizer: "SEBoost", more_columns: bool) -> None:
     if any(p.is_complex() for p in parameters):
         raise UserError("A complex parameter is not supported.", "Give torch.view_as_real of it.")
     if optimizer.loss is not None and optimizer.model is not None:
+        groups_of(optimizer.model, optimizer.process_group)
         owned = {id(p) for p in optimizer.model.parameters()}
         strange = [p for p in parameters if id(p) not in owned]
         if strange:

@@ -53,8 +53,8 @@ class BoostClosure:
         self._buffers = [module._buffers for module in modules if module._buffers]
         self._generators = [g for module in modules for g in vars(module).values() if type(g) is torch.Generator]
         self._devices = {p.device for p in model.parameters()} - {torch.device("cpu"), torch.device("meta")}
-        self._parallel = [module for module in modules if isinstance(module, DistributedDataParallel)]
-        self._groups = [group] if group is not None else _groups_of(model, self._parallel)
+        self._parallel = _parallel(model)
+        self._groups = groups_of(model, group)
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
         self.forwards = self.gradients = self.products = 0
 
@@ -147,7 +147,9 @@ class BoostClosure:
         with contextlib.ExitStack() as stack:
             for parallel in self._parallel:
                 stack.enter_context(parallel.no_sync())
-                stack.callback(setattr, parallel, "require_forward_param_sync", parallel.require_forward_param_sync)
+                reducer = parallel if isinstance(parallel, DistributedDataParallel) else parallel.reducer
+                if reducer is not None:
+                    stack.callback(setattr, reducer, "require_forward_param_sync", reducer.require_forward_param_sync)
             kind = next(iter(self._devices)).type if self._devices else "cuda"
             indices = sorted(device.index or 0 for device in self._devices)
             stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
@@ -224,12 +226,30 @@ def _through_backward(loss: Tensor, model: nn.Module, parameters: Sequence[Tenso
             p.grad = grad
 
 
-def _groups_of(model: nn.Module, parallel: Sequence[DistributedDataParallel]) -> list[Any]:
-    if parallel:
-        return [parallel[0].process_group]
+def _parallel(model: nn.Module) -> list[Any]:
+    """DDP, and what has one inside and exchanges gradients in its own way (``overnight.comm.sampled_parallel``)."""
+    said = ("no_sync", "process_group", "reducer")
+    return [module for module in model.modules() if all(hasattr(module, name) for name in said)]
+
+
+def groups_of(model: nn.Module, group: Any = None) -> list[Any]:
+    """Groups of ranks, over which one after the other a mean is that over all.
+
+    Raises:
+        UserError: if there are several ranks and nothing says which train together: each would choose coefficients of
+            its own.
+    """
+    parallel = _parallel(model)
+    if group is not None or parallel:
+        return [parallel[0].process_group if group is None else group]
     parameters: list[Any] = list(model.parameters())
     for p in parameters:
         if hasattr(p, "to_local"):
             mesh = p.device_mesh
             return [mesh.get_group(dim) for dim in range(mesh.ndim)]
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise UserError(
+            f"There are {dist.get_world_size()} ranks, and the model is not wrapped for them.",
+            "Give SEBoost the wrapped model, or process_group= (of one rank, if each trains alone).",
+        )
     return []

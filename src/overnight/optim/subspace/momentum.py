@@ -31,6 +31,6 @@ def pull_back(momenta: Sequence[Tensor | None], old: Sequence[Tensor | None], ke
         if momentum is not None:
             momentum.mul_(kept)
             if before is not None:
-                momentum.add_(before.view(momentum.shape), alpha=1.0 - kept)
+                momentum.add_(before.view(momentum.shape).to(momentum), alpha=1.0 - kept)  # a file's is on the CPU
         copies.append(None if momentum is None else momentum.reshape(-1).clone())
     return copies

@@ -12,9 +12,8 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from overnight.errors import UserError
-from overnight.optim.subspace import state
+from overnight.optim.subspace import checks, state
 from overnight.optim.subspace.buffer import DisplacementBuffer, Layout, Weight
-from overnight.optim.subspace.checks import check_settings
 from overnight.optim.subspace.closure import BoostClosure
 from overnight.optim.subspace.conjugate_gradients import NonlinearCG
 from overnight.optim.subspace.momentum import momenta_of, pull_back
@@ -61,7 +60,7 @@ class SEBoost(Optimizer):
         jump: False leaves the weights to the base optimizer; the rule's point is for ``with boosted():`` alone.
         base_momentum: after a jump ``keep`` it, ``reset`` it to 0, or ``pullback``: go back towards the last jump's by
             the same fraction as along the newest displacement.
-        storage_dtype: of the displacements; None for the weights' (float32 for low-precision ones).
+        storage_dtype: of the displacements, or its name; None for the weights' (float32 for low-precision ones).
         storage_device: of the displacements and z.
         seed: of dropout and other draws in the boost.
         process_group: ranks whose losses are averaged; None for that of DDP or of the sharded parameters.
@@ -110,7 +109,7 @@ class SEBoost(Optimizer):
         accept: bool = True,
         jump: bool = True,
         base_momentum: Literal["keep", "reset", "pullback"] = "keep",
-        storage_dtype: torch.dtype | None = None,
+        storage_dtype: torch.dtype | str | None = None,
         storage_device: torch.device | str | None = None,
         seed: int = 0,
         process_group: Any = None,
@@ -120,11 +119,11 @@ class SEBoost(Optimizer):
         self.every, self.orthonormal, self.ridge, self.accept, self.jump = every, orthonormal, ridge, accept, jump
         self.base_momentum, self.seed, self.process_group = base_momentum, seed, process_group
         self.last: Boost | None = None
-        check_settings(self, history, anchors, momentum_column)
+        checks.check_settings(self, history, anchors, momentum_column)
         average, residuals = self.rule.keeps_average, self.rule.keeps_residuals
         layout = Layout(history, tuple(anchors), float(momentum_column), average, residuals)
         device = None if storage_device is None else torch.device(storage_device)
-        self.buffer = DisplacementBuffer(layout, storage_dtype, device)
+        self.buffer = DisplacementBuffer(layout, checks.storage_dtype(storage_dtype), device)
         self._counters, self._momenta = _Counters(), list[Tensor | None]()
         self._chosen = torch.zeros(layout.rows, dtype=torch.float64)
         self._built = False
