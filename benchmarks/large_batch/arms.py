@@ -12,7 +12,6 @@ from benchmarks.large_batch.optimizers import NOT_ADAPTIVE
 from overnight.errors import UserError
 from overnight.scaling import Hyperparameters, rules
 from overnight.scaling.rules import LONGEST_WARMUP
-from overnight.train.components import Component
 from overnight.train.run import Run
 from overnight.tune.baseline import Baseline, baseline_of, scaled_run
 from overnight.tune.online import online_run
@@ -156,8 +155,6 @@ class Cell:
     def _online(self, base: Baseline) -> Run:
         cut = replace(base.run, micro_batch_size=_cut(self.batch, self.app))
         run = online_run(replace(base, run=cut), self.batch, self.app.micro, ())
-        # its schedule begins where its warm-up ends
-        run = replace(run, schedule=_earlier(run.schedule, base.tuned.warmup_steps * self.batch))
         assert run.adapt is not None
         settings: dict[str, Any] = dict(run.adapt.keywords)
         if self.arm.rule == "adascale":  # the gain on the rate and in the schedule's time, and nothing else of DATE
@@ -197,15 +194,6 @@ def _cut(batch: int, app: Application) -> int:
     if not sizes:
         return micro_batch(batch, batch // 2)
     return max(sizes, key=lambda size: (math.gcd(batch // size, 16), size))
-
-
-def _earlier(schedule: Component, samples: float) -> Component:
-    moved: dict[str, Any] = {}
-    if "start_samples" in schedule.keywords:
-        moved["start_samples"] = max(0.0, schedule.keywords["start_samples"] - samples)
-    if "milestones" in schedule.keywords:
-        moved["milestones"] = tuple(one - samples for one in schedule.keywords["milestones"] if one > samples)
-    return partial(schedule.func, **{**schedule.keywords, **moved})
 
 
 def _decay_after_warmup(run: Run) -> Run:

@@ -143,7 +143,7 @@ def test_companions_follow_the_gain_where_the_baseline_names_them() -> None:
         ({"fixed": ("total_samples",), "max_stretch": 3.0}, "max_stretch"),
         ({"fixed": ("global_batch_size",), "batch_warmup": 0.5}, "batch_warmup"),
         ({"max_stretch": 0.5}, "max_stretch=0.5"),
-        ({"global_batch_size": 8}, "below the baseline's 16"),
+        ({"global_batch_size": 8, "micro_batch_size": 8}, "below the baseline's 16"),
         ({"micro_batch_size": 48}, "micro-batches of 48"),
         ({"micro_batch_size": None}, "one micro-batch on one rank"),
         ({"baseline": tuned(lr=0.02)}, "0.02"),
@@ -157,6 +157,16 @@ def test_bad_settings_are_told(more: dict[str, Any], word: str) -> None:
         DATE(torch.optim.SGD(model.parameters(), lr=0.01), baseline, model=model, **given)
     assert word in error.value.problem
     assert error.value.remedy
+
+
+@pytest.mark.parametrize("kind", [torch.optim.RMSprop, torch.optim.Adagrad])
+def test_an_update_without_betas_may_be_normalised_too(kind: type[torch.optim.Optimizer]) -> None:
+    model = Slope(1)
+    optimizer = kind(model.parameters(), lr=0.01)
+    date = DATE(optimizer, tuned(), model=model, global_batch_size=128, micro_batch_size=16)
+    assert date.following.adaptive
+    assert not date.measuring.preconditioned
+    date.close()
 
 
 def test_a_wrong_number_of_observations_is_told() -> None:

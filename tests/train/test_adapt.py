@@ -27,7 +27,7 @@ def test_a_run_is_adapted_and_says_how(tmp_path: Path) -> None:
     assert summary["state"] == "finished"
     log, steps = decisions(tmp_path / "run"), metrics(tmp_path / "run")
     assert log[0]["step"] == 0
-    assert all(line["why"] and line["text"].startswith("step ") for line in log)
+    assert all(line["why"] and line["text"].startswith("update ") for line in log)
     assert {"lr", "warmup", "global_batch_size"} <= {line["what"] for line in log}
     # it begins with half of the lanes a step, two updates a batch
     assert steps[0]["lr"] < 0.04

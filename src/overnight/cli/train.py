@@ -70,6 +70,10 @@ def main(argv: list[str]) -> int:
         run = _read_run(folder, launch.trust or restarted) if resume else build()
         for assignment in launch.set:
             run = run.with_setting(assignment)
+        if run.adapt is not None:
+            from overnight.tune.online import fixing
+
+            run = fixing(run, launch.set)
         options = Options(
             resume=resume,
             checkpoint="last" if restarted else launch.checkpoint,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from overnight.train.run import Run
 
 PAPER_LR, PAPER_BATCH, PAPER_HORIZON_STEPS = 5e-4, 128, 100_000
-ADAM_EPS = 1e-8
+ADAM_EPS, MAX_NORM = 1e-8, 1.0
 EPS = {"lamb": 1e-6}
 OPTIMIZERS = {
     "adam": "torch.optim.Adam",
@@ -45,7 +45,7 @@ def byte_lm(
     optimizer: str = "adam",
     schedule: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt"] = "linear",
     warmup_steps: int | None = None,
-    max_norm: float | None = 1.0,
+    max_norm: float | None = MAX_NORM,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     reset: Literal["shard", "document", "never"] = "shard",
     evaluations: int = 6,
@@ -132,7 +132,8 @@ def byte_lm(
     )
     if chosen != "date":
         return run
-    tuned = replace(scaled, global_batch_size=base.batch, warmup_samples=base.warmup_steps * base.batch)
+    warmup = base.warmup_steps * base.batch
+    tuned = replace(scaled, global_batch_size=base.batch, warmup_samples=warmup, max_norm=MAX_NORM)
     if optimizer not in ADAM_FAMILY:
         tuned = replace(tuned, betas=None, eps=None)
     return adapted(run, tuned, chosen, lr, warmup_steps)

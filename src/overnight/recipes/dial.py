@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from overnight.errors import UserError
 
@@ -56,41 +56,41 @@ def adapted(
 ) -> "Run":
     """The run of a recipe that was built by ``planned(rule)``, with DATE if that is the rule (docs/methods/date.md).
 
-    Micro-batches are the user's, or no smaller than the baseline's batch, at most 16 a step.
+    A rate, a warm-up or a clip that the user gave stay as they are.
 
     Args:
         run: with the baseline's settings at its own batch.
-        baseline: tuned at its batch.
+        baseline: tuned at its batch, with the ``max_norm`` that the recipe has unless another is given.
         rule: name of the rule.
-        lr: a rate that the user gave; then no rule touches anything.
-        warmup_steps: that the user gave, and that stay.
+        lr, warmup_steps: that the user gave.
 
     Raises:
         UserError: for a batch below the baseline's.
     """
-    if rule != "date" or lr is not None:
+    if rule != "date":
         return run
-    from dataclasses import fields, replace
-    from functools import partial
+    check_up(run.global_batch_size, baseline.global_batch_size)
+    from dataclasses import replace
 
-    from overnight.scaling import DATE, Hyperparameters
+    from overnight.tune.online import with_date
 
-    batch, base = run.global_batch_size, baseline.global_batch_size
+    fixed: set[str] = set()
+    if lr is not None:
+        baseline, fixed = replace(baseline, lr=lr), fixed | {"lr"}
+    if warmup_steps is not None:
+        baseline = replace(baseline, warmup_samples=warmup_steps * run.global_batch_size)
+        fixed = fixed | {"warmup_samples"}
+    if run.max_norm != baseline.max_norm:
+        fixed = fixed | {"max_norm"}
+    return with_date(run, replace(baseline, max_norm=run.max_norm, total_samples=None), fixed=fixed)
+
+
+def check_up(batch: int, base: int) -> None:
+    """Raise a UserError for a batch below the baseline's, to which DATE does not go."""
     if batch < base:
         raise UserError(
             f"The rule date goes up from a batch of {base}, not down to {batch}.", "Take --rule legw, or another batch."
         )
-    fixed: dict[str, Any] = {}
-    if warmup_steps is not None:
-        baseline, fixed = replace(baseline, warmup_samples=warmup_steps * batch), {"fixed": ("warmup_samples",)}
-    baseline = replace(baseline, max_norm=run.max_norm, total_samples=None)
-    known = {item.name: getattr(baseline, item.name) for item in fields(baseline)}
-    given = {name: value for name, value in known.items() if value is not None}
-    adapt = partial(DATE, baseline=partial(Hyperparameters, **given), **fixed)
-    cuts = [n for n in (16, 8, 4, 2) if batch % n == 0 and (batch // n >= base or (n == 2 and batch > base))]
-    micro = run.micro_batch_size or (batch // cuts[0] if cuts else None)
-    note = f"rate, length and batch follow the noise scale, from lr {baseline.lr:g} at batch {base} (DATE)"
-    return replace(run, adapt=adapt, micro_batch_size=micro, notes=(*run.notes, note))
 
 
 def near(name: str, names: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from overnight.errors import UserError
-from overnight.recipes.dial import adapted, near, scaled
+from overnight.recipes.dial import adapted, check_up, near, scaled
 from overnight.recipes.gnmt_presets import PRESETS, GNMTPreset
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def gnmt(
         raise UserError(f"The corpus has {pairs:,} pairs, too few for a batch of {batch:,}.", f"Take at most {pairs}.")
     tuned, adam, warmup = _scaled(base, batch, lr, rule, notes)
     if rule == "date":
-        warmup = base.warmup_steps * batch
+        check_up(batch, base.batch)
+        warmup = min(base.warmup_steps * batch, total_steps * batch)  # how long it is in the end is its own affair
     if warmup > total_steps * batch:
         raise UserError(
             f"A warm-up of {warmup / batch:,.0f} steps is longer than the run of {total_steps:,}.",
@@ -104,8 +105,6 @@ def gnmt(
     elif not bleu_is_there():
         notes.append("no BLEU at the end: it needs sacrebleu (pip install 'overnight[text]')")
     milestones = _milestones(base, total_steps * batch, warmup)
-    if rule == "date" and lr is None:  # its schedule begins where its warm-up ends
-        milestones = tuple(one - warmup for one in milestones if one > warmup)
     schedule = partial(constant, warmup_samples=warmup)
     if milestones:
         schedule = partial(multistep, milestones=milestones, gamma=base.factor, warmup_samples=warmup)
@@ -160,6 +159,7 @@ def _scaled(
         warmup_samples=base.warmup_steps * base.batch,
         betas=base.betas,
         eps=base.eps,
+        max_norm=base.max_norm,
     )
     found, said = scaled(tuned, batch, rule)
     notes += said

@@ -14,14 +14,12 @@ from overnight.scaling.date_settings import cut, growth, intervals, limits, sche
 from overnight.scaling.date_state import as_plain, put_back, watched
 from overnight.scaling.decisions import Decision, Value
 from overnight.scaling.following import Following
-from overnight.scaling.group_settings import GroupSettings
+from overnight.scaling.group_settings import NORMALISED, GroupSettings
 from overnight.scaling.hyperparameters import Hyperparameters
 from overnight.scaling.measuring import Measuring
 from overnight.scaling.sentry import Sentry, given_up
 from overnight.scaling.snapshot import Snapshot, Stateful
 from overnight.scaling.warming import WarmUp
-
-TRUST_RATIO = ("LARS", "LAMB")
 
 
 class DATE:
@@ -50,7 +48,7 @@ class DATE:
         schedule: (position) → factor of the peak rate, without a warm-up: a curve of ``overnight.schedule``. None holds
             the rate.
         total_samples: in the place of the baseline's.
-        adaptive: the optimizer normalises its update; None tells Adam's kind, LARS and LAMB from the rest.
+        adaptive: the optimizer normalises its update; None tells Adam's kind, LARS, LAMB, Adagrad … from the rest.
         fixed: names of settings that stay as they are: lr, warmup_samples, total_samples (no lengthening),
             global_batch_size (no batch warm-up), betas, eps, weight_decay, max_norm.
         measure: False for no noise scale: LEGW, with warm-up and sentry.
@@ -124,7 +122,7 @@ class DATE:
         self._cut(global_batch_size, micro_batch_size)
         preconditioned = {"betas", "eps"} <= set(optimizer.defaults)
         if adaptive is None:
-            adaptive = preconditioned or type(optimizer).__name__ in TRUST_RATIO
+            adaptive = preconditioned or type(optimizer).__name__ in NORMALISED
         self.following = Following(baseline.global_batch_size, adaptive)
         self.settings = GroupSettings(optimizer, baseline, adaptive, self.limits.fixed)
         self.sentry = sentry or Sentry()
@@ -275,9 +273,10 @@ class DATE:
     def _watch_warmup(self, relative: float | None) -> None:
         if relative is None or self._rate_used <= 0:
             return
+        old = self.warm.speed
         if self.warm.judge(relative / self._rate_used, self.following.measured):
             numbers = {"relative_step": relative, "lr": self._rate_used}
-            self._decide("warmup_speed", None, self.warm.speed, self.warm.said, numbers)
+            self._decide("warmup_speed", old, self.warm.speed, self.warm.said, numbers)
 
     def _follow(self) -> None:
         reading = self.measuring.reading()

@@ -88,17 +88,19 @@ def cut(baseline: Hyperparameters, batch: int, micro: int | None, ranks: int, me
         UserError: if it cannot be cut, or not so that the noise scale can be measured.
     """
     base, share = baseline.global_batch_size, batch // ranks
-    if batch < base or batch % ranks or share % (micro or share):
+    if batch < base:
+        raise UserError(f"A batch of {batch} is below the baseline's {base}.", f"Take {base} or more.")
+    if batch % ranks or share % (micro or share):
         raise UserError(
-            f"A batch of {batch} is below the baseline's {base}, or no whole number of micro-batches of {micro} on "
-            f"each of {ranks} ranks.",
-            "Take a multiple of the baseline's batch.",
+            f"A batch of {batch} is no whole number of micro-batches of {micro} on each of {ranks} ranks.",
+            f"Take a micro-batch that divides {batch / ranks:g}, or another batch.",
         )
     micro = micro or share
     if measure and batch > base and batch // micro < 2:
         raise UserError(
             "The gradient noise scale cannot be measured from one micro-batch on one rank.",
-            f"Take micro-batches of {math.gcd(batch, base)}, or measure=False to follow LEGW.",
+            f"Take micro-batches of {math.gcd(batch, base)} samples, or follow LEGW without measuring "
+            "(DATE(measure=False), --set adapt.measure=False).",
         )
     return Cut(batch, micro * ranks, measure and batch > base)
 
@@ -127,11 +129,13 @@ def warmup_steps(baseline: Hyperparameters, batch: int, fixed: Collection[str]) 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a schedule stands, as ``overnight.schedule.Progress``: effective samples after the warm-up."""
+    """Where a schedule stands, as ``overnight.schedule.Progress``: effective samples after the warm-up, which took
+    ``begun`` of them."""
 
     samples: float
     batch: float
     total: float
+    begun: float = 0.0
 
 
 def schedule_factor(
@@ -143,7 +147,7 @@ def schedule_factor(
     0.5
     """
     left = max(0.0, (math.inf if total is None else total) - warm_until)
-    return schedule(Position(max(0.0, position - warm_until), float(batch), left))
+    return schedule(Position(max(0.0, position - warm_until), float(batch), left, warm_until))
 
 
 def intervals(total_samples: float | None, global_batch_size: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ class Decision:
         numbers: what it was decided by.
 
     >>> print(Decision(120, "gain", 8.0, 5.5, "the noise scale is 1,000 samples", {"noise_scale": 1000.0}))
-    step 120: gain 8 → 5.5: the noise scale is 1,000 samples [noise_scale 1000]
+    update 120: gain 8 → 5.5: the noise scale is 1,000 samples [noise_scale 1000]
     """
 
     step: int
@@ -43,7 +43,7 @@ class Decision:
 
     def __str__(self) -> str:
         numbers = ", ".join(f"{name} {_written(value)}" for name, value in self.numbers.items())
-        line = f"step {self.step:,}: {self.what} {_written(self.old)} → {_written(self.new)}: {self.why}"
+        line = f"update {self.step:,}: {self.what} {_written(self.old)} → {_written(self.new)}: {self.why}"
         return f"{line} [{numbers}]" if numbers else line
 
 

@@ -15,6 +15,8 @@ FIXABLE = (
     "lr", "warmup_samples", "total_samples", "global_batch_size", "betas", "eps", "weight_decay", "max_norm",
 )  # fmt: skip
 _SET = ("betas", "eps", "weight_decay")
+NORMALISED = ("LARS", "LAMB", "Adagrad", "RowAdagrad", "RMSprop", "Muon")
+"""Classes without betas, or beside them, whose update does not grow with the gradient."""
 
 
 class GroupSettings:

@@ -212,7 +212,8 @@ def date(
 
     With no noise scale measured it is infinite, r = k, and what remains is LEGW with the Adam SDE rule's companions.
     SGD's rate goes with √k then, since · k would be the linear rule; the clip stays, since a gradient with little noise
-    would be clipped at every step by / √k. Why √r: with the gradient divided by its own norm √(|G|² + tr(Σ)/B), or coordinate by coordinate by √v̂, the best
+    would be clipped at every step by / √k.
+    Why √r: with the gradient divided by its own norm √(|G|² + tr(Σ)/B), or coordinate by coordinate by √v̂, the best
     rate of SGD, lr_max / (1 + Bn/B), becomes lr_max / √(1 + Bn/B). Other arguments as for ``none``.
 
     Args:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from overnight.errors import UserError
+from overnight.schedule.curves import Progress
 from overnight.train.budget import Budget
 from overnight.train.build import Parts, construct
+from overnight.train.components import Component, keyword_names
 from overnight.train.run import Run
 
 if TYPE_CHECKING:
@@ -95,14 +97,14 @@ class Kept:
 def build_adapt(run: Run, parts: Parts, state: "State", stepper: "Stepper", budget: Budget) -> Adapt | None:
     """The run's engine, if it has one, and its place in the step and the budget.
 
-    The warm-up is its own, so the schedule has none. Of a run in minutes the length in samples cannot change.
+    The warm-up is its own, so the schedule is asked for what comes after it. Of a run in minutes the length in samples
+    cannot change.
 
     Raises:
         UserError: for settings that it does not accept.
     """
     if run.adapt is None:
         return None
-    settings = {name: value for name, value in run.schedule.keywords.items() if name != "warmup_samples"}
     given: dict[str, Any] = {"total_samples": budget.total}
     if budget.seconds is not None:
         given["fixed"] = (*run.adapt.keywords.get("fixed", ()), "total_samples")
@@ -111,7 +113,7 @@ def build_adapt(run: Run, parts: Parts, state: "State", stepper: "Stepper", budg
         run.adapt,
         optimizer=parts.optimizer,
         model=stepper.task.model,
-        schedule=partial(run.schedule.func, **settings),
+        schedule=partial(after_warmup, run.schedule),
         global_batch_size=run.global_batch_size,
         micro_batch_size=parts.plan.micro_batch_size,
         stateful=(Kept(state, parts),),
@@ -120,6 +122,30 @@ def build_adapt(run: Run, parts: Parts, state: "State", stepper: "Stepper", budg
     stepper.observer = Watch(made)
     budget.follow(lambda: made.progress)
     return made
+
+
+def after_warmup(schedule: Component, position: Any) -> float:
+    """What a run's schedule says after a warm-up that was as long as the engine's.
+
+    So milestones and other positions of the schedule stay where they are in the run.
+
+    Args:
+        schedule: with a warm-up of its own, or none.
+        position: ``samples`` and ``total`` count from the end of the engine's warm-up, and ``begun`` is its length.
+
+    >>> from types import SimpleNamespace
+    >>> from overnight.schedule import multistep
+    >>> drop = partial(multistep, milestones=(50,), warmup_samples=99)
+    >>> [after_warmup(drop, SimpleNamespace(samples=s, batch=5, total=80, begun=20)) for s in (25, 30)]
+    [1.0, 0.1]
+    """
+    at = Progress(position.samples + position.begun, position.batch, position.total + position.begun)
+    names = keyword_names(schedule.func)
+    settings = dict(schedule.keywords)
+    if names is None or "warmup_samples" in names:
+        settings["warmup_samples"] = position.begun
+    factor: float = schedule.func(at, **settings)
+    return factor
 
 
 def load_adapt(adapt: Adapt | None, saved: Mapping[str, Any] | None, path: Path) -> None:

@@ -241,7 +241,7 @@ class Loop:
 
     def _log(self) -> None:
         state = self.state
-        reading = self.meter.read(self.run.max_norm)
+        reading = self.meter.read(self.stepper.max_norm)
         sums = [reading["total"], reading["count"], *self._traffic(reading)]
         shared = torch.tensor(sums, dtype=torch.float64, device=self.world.device)
         total, count, *traffic = self.world.all_reduce(shared).tolist()

@@ -8,12 +8,11 @@ from typing import Any
 
 from overnight.errors import UserError
 from overnight.scaling import Hyperparameters
+from overnight.scaling.group_settings import NORMALISED
 from overnight.train.build import construct
 from overnight.train.components import Component, import_path, keyword_names
 from overnight.train.run import Run
 
-NORMALISED = ("LARS", "LAMB", "Adagrad", "RowAdagrad", "RMSprop", "Muon")
-"""Classes without betas, or beside them, whose update does not grow with the gradient."""
 DECOUPLED = ("AdamW", "NAdamW", "RowAdam")
 """Classes whose step takes lr · wd · w. Inside a trust ratio decay does not follow the rate, and stays."""
 POSITIONS = ("every_samples", "start_samples", "horizon_samples", "period_samples", "milestones")
@@ -39,7 +38,12 @@ class Baseline:
     @property
     def optimizer(self) -> str:
         """Name of its class."""
-        return str(getattr(self.run.optimizer.func, "__name__", self.run.optimizer.func))
+        return optimizer_of(self.run)
+
+
+def optimizer_of(run: Run) -> str:
+    """Name of the class of a run's optimizer."""
+    return str(getattr(run.optimizer.func, "__name__", run.optimizer.func))
 
 
 def baseline_of(run: Run, samples_per_second: float | None = None) -> Baseline:
@@ -83,14 +87,14 @@ def baseline_of(run: Run, samples_per_second: float | None = None) -> Baseline:
     return Baseline(run, tuned, samples_per_epoch, pair is not None or name in NORMALISED)
 
 
-def scaled_run(baseline: Baseline, found: Hyperparameters, micro_batch_size: int | None, note: str) -> Run:
+def scaled_run(baseline: Baseline, found: Hyperparameters, micro_batch_size: int | None, note: str | None) -> Run:
     """The baseline's run with other hyper-parameters; what they leave alone stays as it was written.
 
     Args:
         baseline: where it comes from.
         found: at the new batch.
         micro_batch_size: of one forward and backward.
-        note: why, for the run's notes.
+        note: why, for the run's notes; None for none.
     """
     run, tuned = baseline.run, baseline.tuned
     stretch = 1.0
@@ -112,7 +116,7 @@ def scaled_run(baseline: Baseline, found: Hyperparameters, micro_batch_size: int
         global_batch_size=found.global_batch_size,
         micro_batch_size=micro_batch_size,
         max_norm=found.max_norm,
-        notes=(*run.notes, note),
+        notes=run.notes if note is None else (*run.notes, note),
         **_budget(run, found, stretch),
     )
     if run.ema is not None and found.ema_decay != tuned.ema_decay:
