@@ -181,8 +181,10 @@ def read_cell(folder: Path, app: Application) -> dict[str, Any]:
         "seconds_to_target": reached and reached["seconds"],
     }
     if decisions:
-        gains = [one for one in decisions if one["what"] == "gain"]
-        found["gain"] = gains[-1]["new"] if gains else None
+        over = next((one for one in decisions if one["what"] == "warmup" and one["new"] == "over"), None)
+        found["warmup_steps"] = over["update"] if over is not None else 0
+        found["rates"] = [one["new"] for one in decisions if one["what"] == "lr"]
+        found["rollbacks"] = sum(one["what"] == "rollback" for one in decisions)
     return found
 
 

@@ -56,7 +56,9 @@ def _row(app: Application, batch: int, arm: str, group: Sequence[dict[str, Any]]
     first = group[0]
     ended = [cell for cell in group if cell["final"] is not None]
     cut = ", cut" if " cut to " in first["note"] else ""
-    begin = [f"{batch:,}", f"{first['k']:g}", arm, f"{first['lr']:.3g}", f"{first['warmup_steps']:.0f}{cut}"]
+    rates = first.get("rates")
+    rate = f"{min(rates):.3g} to {max(rates):.3g}" if rates else f"{first['lr']:.3g}"
+    begin = [f"{batch:,}", f"{first['k']:g}", arm, rate, f"{first['warmup_steps']:.0f}{cut}"]
     if len(ended) < len(group):
         return _joined([*begin, "", "", f"did not train ({len(group) - len(ended)} of {len(group)})", *[""] * 5])
     loss = "" if judged is None or arm == "base" else f"{judged.loss:+.1f}"

@@ -208,11 +208,14 @@ def test_a_grid_is_tuned_trained_resumed_and_told(
     ]  # fmt: skip
     program.run_all(APP, settings, cells[:3])
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
-    program.run_all(APP, settings, cells[:4])
+    program.run_all(APP, settings, [*cells[:4], Cell(APP, Arm("date"), 48)])
     assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
     found = load(APP, tmp_path)
+    date = found.pop(3)
     assert [(one["batch"], one["arm"]) for one in found] == [(8, "base"), (16, "legw"), (16, "oracle"), (120, "legw")]
     assert [one["updates"] for one in found] == [30, 15, 15, 2]
+    assert (date["arm"], date["rates"][0]) == ("date", pytest.approx(frozen["base"]["momentum"]["lr"] * 3**0.5))
+    assert date["updates"] > 5  # it begins at half the batch, which three micro-batches make
     oracle = json.loads((tmp_path / APP.name / "frozen.json").read_text())["oracle"]["16"]
     assert set(oracle) == {"adam", "nesterov"}
     assert all(len(one["trials"]) == 2 for one in oracle.values())
