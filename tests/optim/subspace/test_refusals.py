@@ -23,6 +23,8 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"momentum_column": 1.0}, "momentum_column=1.0 is out of range."),
     ({"ridge": -1.0}, "ridge=-1.0 is out of range."),
     ({"base_momentum": "drop"}, "base_momentum='drop' is unknown."),
+    ({"storage_dtype": "bf16"}, "storage_dtype='bf16' is unknown."),
+    ({"storage_dtype": torch.int8}, "storage_dtype=torch.int8 is unknown."),
     ({"rule": "cg"}, "rule is a str."),
     ({"loss": None, "batches": None}, "NonlinearCG searches by the loss, and none was given."),
     ({"rule": GaussNewton(), "outputs": None}, "GaussNewton needs the model's outputs."),

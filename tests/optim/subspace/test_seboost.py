@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, StepLR
 
 from overnight.optim import LAMB, SEBoost
 from overnight.optim.subspace import Anderson, Fixed, GaussNewton, NonlinearCG
+from overnight.optim.subspace.subspace import searched_columns
 
 STAYING: dict[str, dict[str, Any]] = {
     "Fixed(1)": {"rule": Fixed(1.0), "loss": None, "batches": None},
@@ -237,6 +238,54 @@ def test_storage(storage: dict[str, Any]) -> None:
     tolerance = 0.05 if kept.dtype == torch.bfloat16 else 1e-3
     for a, b in zip(model.parameters(), reference.parameters(), strict=True):
         assert (a - b).norm() <= tolerance * b.norm()
+
+
+def test_a_dtype_by_name() -> None:
+    model = net()
+    optimizer = boosted(model, storage_dtype="bfloat16")
+    train(model, optimizer, range(4))
+    assert {stored.rows.dtype for stored in optimizer.buffer.stored} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("rule", ["CG", "Gauss-Newton"])
+def test_a_pass_with_gradients_may_round_in_another_way(rule: str) -> None:
+    model = net(dropout=0.0)
+
+    def rounded(value: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        return value * 1.01 if outputs.requires_grad else value
+
+    def whole(given: Any) -> torch.Tensor:
+        outputs = model(given[0])
+        return rounded(criterion(outputs, given), outputs)
+
+    settings: dict[str, Any] = {"loss": whole}
+    if SEARCHES[rule].needs_outputs:
+        settings = {"loss": lambda outputs, given: rounded(criterion(outputs, given), outputs)}
+    optimizer = boosted(model, "Adam", SEARCHES[rule], accept=False, **settings)
+    found = []
+    for step in range(12):
+        train(model, optimizer, range(step, step + 1))
+        if step % 3 == 2:
+            assert optimizer.last is not None
+            found.append(optimizer.last)
+    assert any(boost.accepted for boost in found)
+    with torch.no_grad():
+        last = optimizer.boost_closure(batch(10_000 + found[-1].outer - 1))()
+    kept = found[-1].loss_after if found[-1].accepted else found[-1].loss_before
+    assert last == pytest.approx(kept, rel=1e-5)  # of a pass without gradients, as all that are compared
+
+
+def test_orthonormal_columns_are_orthogonal_and_as_long_as_the_newest_displacement() -> None:
+    model = net(dropout=0.0)
+    optimizer = boosted(model, orthonormal=True, anchors=(1, 2), momentum_column=0.5, accept=False)
+    train(model, optimizer, range(15))
+    weights, buffer = optimizer._weights(), optimizer.buffer
+    columns, history = searched_columns(buffer, buffer.layout, weights, orthonormal=True)
+    gram = columns.t() @ buffer.gram(weights) @ columns
+    length = buffer.gram(weights)[buffer.position, buffer.position]
+    assert history == 0
+    assert 2 <= columns.shape[1] < 7  # an anchor that was just set is the newest displacement again
+    torch.testing.assert_close(gram, length * torch.eye(len(gram), dtype=torch.float64), rtol=1e-3, atol=1e-3 * length)
 
 
 def test_copies_train_alike_and_apart() -> None:
