@@ -75,6 +75,7 @@ METRICS = {
     "accuracy": Metric("accuracy", "accuracy", "images", higher_is_better=True),
     "masked_accuracy": Metric("masked_accuracy", "accuracy of hidden pieces", "pieces", higher_is_better=True),
     "text_accuracy": Metric("text_accuracy", "accuracy", "texts", higher_is_better=True),
+    "f1": Metric("f1", "F1", "questions", higher_is_better=True),
     "rmse": Metric("rmse", "RMSE", "ratings", rmse),
 }
 """By name: a task says which is its own (``metric``)."""

@@ -81,7 +81,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (
             ("train", "xyz"),
             "There is no recipe 'xyz'. Recipes: byte-lm, builtin, mnist-lstm, resnet, alexnet, word-lm, recommender, "
-            "gnmt, bert, bert-classify (see: overnight list).",
+            "gnmt, bert, bert-classify, bert-squad (see: overnight list).",
         ),
         (("train", "runs/none"), "runs/none does not exist. Name a recipe (see: overnight list), a run or a run.json."),
         (

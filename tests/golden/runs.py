@@ -11,8 +11,9 @@ from oracles.corpus import write_corpus
 from oracles.digits import write_digits
 from oracles.pairs import write_pairs
 from oracles.pictures import write_cifar
+from oracles.questions import write_questions
 from oracles.ratings import write_ratings
-from oracles.reviews import write_reviews
+from oracles.reviews import documents, write_reviews
 from oracles.words import write_words
 
 from overnight.recipes import find
@@ -80,6 +81,31 @@ def bert(**changes: Any) -> Callable[[Path], Run]:
     return recipe
 
 
+def pretrained(folder: Path) -> Path:
+    """Two steps of BERT at that size."""
+    made = replace(bert()(folder), steps=2, precision="fp32", threads=1, evaluations=0)
+    train(made, folder / "pretrained", Options(device="cpu", quiet=True))
+    return folder / "pretrained"
+
+
+def bert_classify(corpus: Path) -> Run:
+    """Documents of two classes, in batches of all ranks' size, from a BERT of two steps."""
+    (corpus / "texts").mkdir()
+    for split, count in (("train", 40), ("test", 8)):
+        lines = [f"{number % 2} {text}\n" for number, text in enumerate(documents(count, 7))]
+        (corpus / "texts" / f"{split}.txt").write_text("".join(lines))
+    run: Run = find("bert-classify")(corpus / "texts", pretrained(corpus), batch_size=16, lr=1e-2, dropout=0.0)
+    return replace(run, epochs=None, steps=STEPS)
+
+
+def bert_squad(corpus: Path) -> Run:
+    """Questions with silence among the answers, in windows that overlap, from a BERT of two steps."""
+    files = write_questions(corpus / "questions", train=40, dev=6, unanswered=3)
+    sizes = {"length": 32, "stride": 16, "question_length": 6}
+    run: Run = find("bert-squad")(files, pretrained(corpus), batch_size=16, lr=1e-2, dropout=0.0, **sizes)
+    return replace(run, epochs=None, steps=STEPS)
+
+
 def mnist_lstm(**changes: Any) -> Callable[[Path], Run]:
     """The row LSTM at a size that takes no time, on images of bars."""
 
@@ -118,6 +144,8 @@ RUNS: dict[str, Callable[[Path], Run]] = {
     "gnmt": translator,
     "bert": bert(),
     "bert-packed": bert(pack=True, whole_words=True, optimizer="adamw"),
+    "bert-classify": bert_classify,
+    "bert-squad": bert_squad,
     "byte-lm": byte_lm,
     "builtin": builtin,
     "ptb-small": words("ptb-small", lr=1.0),

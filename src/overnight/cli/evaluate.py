@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Exact bits per byte, perplexity of words or accuracy on images, over a whole split, with a 95 % interval; BLEU
-    of a translator."""
+    """Exact bits per byte, perplexity of words, accuracy on images or texts, or F1 of answers, over a whole split, with
+    a 95 % interval; BLEU of a translator; RMSE and lists of a recommender."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
     """The folder that overnight train wrote."""
@@ -83,6 +83,10 @@ def main(argv: list[str]) -> int:
         from overnight.cli.evaluate_texts import evaluate_text_run
 
         return evaluate_text_run(options)
+    if metric == "f1":
+        from overnight.cli.evaluate_answers import evaluate_answers
+
+        return evaluate_answers(options)
     if metric == "rmse":
         from overnight.cli.evaluate_ratings import evaluate_rating_run
 

@@ -11,6 +11,7 @@ from overnight.data.masked.wordpiece import CLS, MASK, PAD, SEP, UNK
 from overnight.errors import UserError
 from overnight.exchange.check import Difference, accept
 from overnight.models.bert import BERT, BERTClassifier, transformers
+from overnight.models.bert_span import BERTSpan
 from overnight.train.checkpoint import load_model
 
 
@@ -20,7 +21,7 @@ def write_bert(
     """Write weights, configuration and tokenizer, read them back, and compare what they compute.
 
     Args:
-        run: a run of bert or bert-classify.
+        run: a run of bert, bert-classify or bert-squad.
         folder: where to; it exists.
         which: ``best``, ``last`` or a step.
         corpus: whose tokenizer; the one that the run says unless given.
@@ -33,7 +34,7 @@ def write_bert(
     """
     loaded = load_model(run, which)
     model = loaded.model
-    if not isinstance(model, (BERT, BERTClassifier)):
+    if not isinstance(model, (BERT, BERTClassifier, BERTSpan)):
         raise UserError(f"{run} holds a {type(model).__name__}, not a BERT.", "Choose another --to.")
     kwargs = loaded.run["run"].get("data", {}).get("kwargs", {})
     named = corpus or kwargs.get("tokenizer_of") or loaded.corpus

@@ -18,6 +18,7 @@ RECIPES = {
     "gnmt": "overnight.recipes.gnmt:gnmt",
     "bert": "overnight.recipes.bert:bert",
     "bert-classify": "overnight.recipes.bert_classify:bert_classify",
+    "bert-squad": "overnight.recipes.bert_squad:bert_squad",
 }
 
 

@@ -64,31 +64,20 @@ def bert_classify(
     import torch
 
     from overnight.data.labelled import labelled_set
-    from overnight.data.masked import MaskedCorpus
     from overnight.data.masked.labelled import text_batches
     from overnight.evaluate.labels import heldout_texts
-    from overnight.models.bert import BERTClassifier, check_length, transformers
+    from overnight.models.bert import BERTClassifier
     from overnight.optim import LAMB
     from overnight.optim.groups import param_groups
+    from overnight.recipes.bert_pretrained import read_pretrained
     from overnight.scaling import Hyperparameters
     from overnight.schedule import linear
     from overnight.tasks.text_classification import TextClassificationTask
-    from overnight.train.checkpoint import choose_checkpoint, read_run_json
     from overnight.train.run import Run
-    from overnight.train.start import from_run
 
-    transformers()
-    said = read_run_json(from_)
-    if said["run"].get("recipe") != "bert":
-        raise UserError(f"{from_} is a run of {said['run'].get('recipe')}, not of bert.", "Name a pre-trained BERT.")
     if optimizer == "lamb" and lr is None:
         raise UserError("There is no tuned rate of LAMB for fine-tuning.", "Give one with --lr.")
-    choose_checkpoint(from_, "last")
-    before: dict[str, Any] = said["run"]["model"]["kwargs"]
-    check_length(length, before["max_position"])
-    opened = MaskedCorpus(said["run"]["data"]["kwargs"]["corpus"])
-    if opened.vocabulary_digest != said.get("derived", {}).get("vocabulary_digest"):
-        raise UserError(f"The word pieces of {opened.folder} are not those of {from_}.", "Restore the run's corpus.")
+    before = read_pretrained(from_, length)
     found = labelled_set(data, dev=dev, test=test)
     passes = EPOCHS if epochs is None else epochs
     baseline = Hyperparameters(
@@ -97,15 +86,16 @@ def bert_classify(
     settings, notes = scaled(baseline, batch_size, rule, lr)
     rates: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas}
     total = math.ceil(passes * len(found.train) / batch_size) * batch_size
-    texts: dict[str, Any] = {"corpus": str(data), "tokenizer_of": str(opened.folder.resolve()), "length": length}
+    if settings.warmup_samples > total / 2:
+        notes.append(f"a warm-up of {settings.warmup_samples:,.0f} texts is cut to half the run, {total / 2:,.0f}")
+    tokenizer = str(before.corpus.folder.resolve())
+    texts: dict[str, Any] = {"corpus": str(data), "tokenizer_of": tokenizer, "length": length}
     if data.exists():
         texts["corpus"] = str(data.resolve())
     texts |= {name: str(path.resolve()) for name, path in (("dev", dev), ("test", test)) if path is not None}
-    kept = ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_position")
-    model = {name: before[name] for name in kept} | {"dropout": dropout, "classes": len(found.classes)}
     return Run(
         recipe="bert-classify",
-        model=partial(BERTClassifier, **model),
+        model=partial(BERTClassifier, **before.sizes, dropout=dropout, classes=len(found.classes)),
         task=partial(TextClassificationTask),
         data=partial(text_batches, **texts),
         optimizer=partial(LAMB if optimizer == "lamb" else torch.optim.AdamW, eps=1e-6, **rates),
@@ -117,8 +107,8 @@ def bert_classify(
         precision=precision,
         max_norm=max_norm or None,
         seed=seed,
-        start=partial(from_run, run=str(from_.resolve()), optimizer_state=False, only="network.bert."),
+        start=before.start(),
         evaluate=partial(heldout_texts, split="dev" if found.dev is not None else "test", **texts),
         evaluations=max(1, round(passes)) if evaluations is None else evaluations,
-        notes=(*notes, f"{len(found.classes)} classes: {', '.join(found.classes[:10])}; {found.split}"),
+        notes=(*before.notes, *notes, f"{len(found.classes)} classes: {', '.join(found.classes[:10])}; {found.split}"),
     )

@@ -20,8 +20,8 @@ from torch import Tensor
 from overnight.data.masked.chunks import Chunks, pack
 from overnight.data.masked.corpus import MaskedCorpus, SentenceStream
 from overnight.data.masked.drawing import Masking, Sequence, draw
+from overnight.data.masked.order import shuffled
 from overnight.data.masked.wordpiece import WordPiece
-from overnight.data.words.shuffle import Shuffle
 from overnight.errors import UserError
 
 _ORDER, _DRAWS = 0, 1
@@ -113,11 +113,7 @@ class MaskedBatches:
         """The rows ``first`` to ``first + count`` of a step (a rank's, or a micro-batch's share)."""
         count = self.lanes - first if count is None else count
         samples = step * self.lanes + first + np.arange(count)
-        epochs, places = np.divmod(samples, self.rows)
-        found = np.empty(count, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            own = epochs == epoch
-            found[own] = Shuffle(self.rows, (self.seed, _ORDER, int(epoch)))(places[own])
+        found = shuffled(self.rows, (self.seed, _ORDER), samples)
         return self.batch([self.row(int(row), int(sample)) for row, sample in zip(found, samples, strict=True)])
 
     def row(self, row: int, sample: int) -> list[Sequence]:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from overnight.data.labelled import Examples, labelled_set
 from overnight.data.masked.corpus import MaskedCorpus
+from overnight.data.masked.order import shuffled
 from overnight.data.masked.wordpiece import WordPiece
-from overnight.data.words.shuffle import Shuffle
 from overnight.errors import UserError
 
 SPLITS = ("train", "dev", "test")
@@ -85,12 +85,7 @@ class TextBatches:
         """The texts ``first`` to ``first + count`` of a step."""
         count = self.lanes - first if count is None else count
         samples = step * self.lanes + first + np.arange(count)
-        epochs, places = np.divmod(samples, len(self))
-        found = np.empty(count, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            own = epochs == epoch
-            found[own] = Shuffle(len(self), (self.seed, int(epoch)))(places[own])
-        return self.take(found.tolist())
+        return self.take(shuffled(len(self), (self.seed,), samples).tolist())
 
     def take(self, texts: Sequence[int]) -> TextBatch:
         """A batch of these texts, in their order."""

@@ -83,10 +83,17 @@ class WordPiece:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without marks around it."""
+        return [self._own(coded.ids) for coded in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Ids of each text, and from which to before which of its characters each piece goes."""
         found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        # a mark that is spelt out in a text is the text's, not ours
+        return [(self._own(coded.ids), coded.offsets) for coded in found]
+
+    def _own(self, ids: list[int]) -> list[int]:
+        """A mark that is spelt out in a text is the text's, not ours."""
         marks = {self.pad, self.cls, self.sep, self.mask}
-        return [[self.unk if one in marks else one for one in encoding.ids] for encoding in found]
+        return [self.unk if one in marks else one for one in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, marks left out."""
