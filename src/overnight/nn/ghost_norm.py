@@ -3,6 +3,8 @@
 Shape suffixes: B images, C channels, H × W pixels.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -72,22 +74,59 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         return f"{self.num_features}, virtual_batch={self.virtual_batch}, eps={self.eps}, momentum={self.rate}"
 
 
-class CrossRankBatchNorm2d(nn.SyncBatchNorm):
-    """``torch.nn.SyncBatchNorm``: statistics over the micro-batches of all ranks. On GPUs, as torch has no other.
+class CrossRankBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation over the micro-batches of all ranks, of any sizes: what one process computes of all of them.
 
-    Raises:
-        UserError: in training on several ranks without a GPU.
+    On GPUs it computes as ``torch.nn.SyncBatchNorm``. That, and DDP with it, refuse CPUs, so here it is no subclass of
+    it; on CPUs two reductions find the mean and then the variance, and two more their gradients. Every rank must make
+    the same calls in training; in evaluation, and in one process, there is nothing to exchange.
     """
 
+    process_group = None
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
+
     def forward(self, input: Tensor) -> Tensor:
-        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        if self.training and several and input.device.type == "cpu":
-            raise UserError(
-                "Batch norm over ranks needs GPUs: torch's SyncBatchNorm does not run on CPUs.",
-                "Take --norm batch or --norm ghost:32.",
-            )
-        found: Tensor = super().forward(input)
-        return found
+        here = self.training and input.device.type == "cpu"
+        if not here or not dist.is_available() or not dist.is_initialized():
+            found: Tensor = nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
+            return found
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        x_BCHW = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+        count = _sum_over_ranks(x_BCHW.new_tensor(x_BCHW.numel() // x_BCHW.shape[1]))
+        mean_C = _sum_over_ranks(x_BCHW.sum((0, 2, 3))) / count
+        apart_BCHW = x_BCHW - mean_C[:, None, None]
+        variance_C = _sum_over_ranks(apart_BCHW.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            momentum = 0.1 if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), momentum)
+            unbiased_C = variance_C * (count / (count - 1))
+            self.running_var.lerp_(unbiased_C.to(self.running_var.dtype), momentum)
+            self.num_batches_tracked += 1
+        scale_C = (variance_C + self.eps).rsqrt() * self.weight
+        return (apart_BCHW * scale_C[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Σ over ranks; the gradient of every rank's part is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    found: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
+    return found
 
 
 def batch_norm(channels: int, norm: str = "batch") -> nn.Module:

@@ -53,7 +53,7 @@ def alexnet(
             torch.optim.Optimizer; that one with --lr.
         lr: peak rate; given, no rule touches it.
         rule: how rate and warm-up follow the batch (docs/scaling.md).
-        norm: local (response), none, batch, ghost:V (statistics over V images each) or sync (over all ranks, on GPUs).
+        norm: local (response), none, batch, ghost:V (statistics over V images each) or sync (over all ranks).
         epochs: budget in passes over the training images (the preset's, if no budget is given).
         steps: budget in updates.
         minutes: budget in minutes of wall-clock time.

@@ -54,7 +54,7 @@ def resnet(
             torch.optim.Optimizer; that one with --lr.
         lr: peak rate; given, no rule touches it.
         rule: how rate and warm-up follow the batch (docs/scaling.md).
-        norm: batch, ghost:V (statistics over V images each) or sync (over all ranks, on GPUs).
+        norm: batch, ghost:V (statistics over V images each) or sync (over all ranks).
         epochs: budget in passes over the training images (the preset's, if no budget is given).
         steps: budget in updates.
         minutes: budget in minutes of wall-clock time.
