@@ -282,8 +282,7 @@ def main() -> None:
     options = parser.parse_args()
     path = Path(os.environ.get("OVERNIGHT_DATA", ".")) / "mlperf" / "convergence.json"
     if not path.exists():
-        print(f"There is no {path}: set OVERNIGHT_DATA to the folder that has mlperf/convergence.json.")
-        return
+        raise SystemExit(f"There is no {path}: set OVERNIGHT_DATA to the folder that has mlperf/convergence.json.")
     raw = json.loads(path.read_text(encoding="utf-8"))
     tables = [
         Table(name, task, sorted((row_of(row, task) for row in raw[name]), key=lambda row: row.batch))

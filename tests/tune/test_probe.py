@@ -153,6 +153,10 @@ def test_two_ranks_measure_together(tmp_path: Path) -> None:
         (Probing(steps=4), "4 steps are too few"),
         (Probing(steps=64, minutes=1.0), "A probe has one length"),
         (Probing(minutes=-1.0), "--minutes -1.0 cannot work"),
+        (Probing(largest_batch=0), "--largest-batch 0 cannot work"),
+        (Probing(throughput_seconds=math.inf), "--throughput-seconds inf cannot work"),
+        (Probing(branch_steps=8), "--branch-steps 8 is for branches"),
+        (Probing(checkpoint="best"), "--checkpoint best is a run's"),
     ],
 )
 def test_lengths_that_cannot_work(how: Probing, said: str) -> None:
@@ -176,6 +180,25 @@ def test_a_branch_at_k_times_the_batch_takes_k_batches_of_the_same_lanes() -> No
     assert torch.allclose(before["mix.weight"] - weight, 0.05 * expected, rtol=1e-9, atol=1e-12)
 
 
+def test_no_branch_trains_on_what_it_is_compared_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = toy()
+    parts = build(run, ALONE)
+    epoch = parts.data.steps_per_epoch
+    read: dict[bool, set[int]] = {True: set(), False: set()}
+    at = parts.data.at
+
+    def noted(step: int, *share: int) -> Any:
+        read[parts.task.training].add(step)
+        return at(step, *share)
+
+    monkeypatch.setattr(parts.data, "at", noted)
+    Brancher(run, parts, epoch - 3, parts.task.initial_carry(8), ALONE.device).probe(16, (1, 2))
+    assert read[True]
+    assert read[False]
+    assert not read[True] & read[False]
+    assert {step % epoch for step in read[False]} == set(range(epoch - 4, epoch))
+
+
 def test_branches_find_a_critical_batch_and_put_the_state_back(corpus: Path) -> None:
     run = tiny(corpus, steps=200)
     parts = build(run, ALONE)
@@ -197,5 +220,41 @@ def test_the_command_prints_and_writes(corpus: Path, tmp_path: Path, capsys: pyt
         word in said for word in ("noise scale", "preconditioned", "usable", "samples/s", "clipped", str(out)[:20])
     )
     assert read_probe(out).global_batch_size == 4
+    assert (read_probe(out).optimizer, read_probe(out).model) == ("Adam", json.loads(out.read_text())["model"])
     assert main(["probe", "byte-lm", "--data", str(corpus), "--steps", "3"]) == 2
     assert "too few" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_work(
+    corpus: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> Probe:
+        raise AssertionError("it must not train")
+
+    monkeypatch.setattr("overnight.tune.probing.probe", never)
+    assert main(["probe", "byte-lm", "--data", str(corpus), "--steps", "64", "--out", "nowhere/probe.json"]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+    assert main(["probe", "runs/nothing", "--steps", "64"]) == 2
+    assert "runs/nothing does not exist" in capsys.readouterr().err
+
+
+def test_it_says_how_far_it_has_come(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("overnight.tune.probing.TELL_SECONDS", 0.0)
+    told: list[str] = []
+    probe(tiny(corpus, steps=100), SHORT, told.append)
+    assert sum(line.startswith("step ") for line in told) == 63, "all but the last"
+    assert "step 63 of 64, " in told[-1]
+
+
+@pytest.mark.parametrize("wrong", ["x", None, 3, [], [1], {"a": "x"}])
+def test_a_file_with_other_contents_is_told(tmp_path: Path, wrong: object) -> None:
+    path, whole = tmp_path / "probe.json", json.loads(json.dumps(probed().to_json()))
+    for name in ("noise", "layers", "throughput", "samples_per_epoch"):
+        path.write_text(json.dumps({**whole, name: wrong}))
+        if name == "samples_per_epoch" and wrong == 3:
+            continue
+        if name == "throughput" and wrong is None:
+            assert read_probe(path).throughput is None
+        else:
+            with pytest.raises(UserError, match=r"is not whole: .* Make it again"):
+                read_probe(path)

@@ -173,6 +173,45 @@ def test_noise_that_is_not_to_be_believed_is_not_used(baseline: Run) -> None:
         scale(baseline, [64], rule="adascale", probe=probed(preconditioned=ENDLESS))
     branched = probed(preconditioned=ENDLESS, critical_batch=noise(50.0, 30.0, 90.0))
     assert scale(baseline, [64], probe=branched).targets[0].costs["gain"] == pytest.approx((1 + 50 / 4) / (1 + 50 / 64))
+    # branches that say too little do not hide a noise scale that can be used
+    hidden = scale(baseline, [64], probe=probed(critical_batch=noise(50.0, 0.0, math.inf)))
+    assert hidden.targets[0].costs["gain"] == pytest.approx((1 + 20 / 4) / (1 + 20 / 64))
+    assert hidden.critical is not None
+    assert hidden.critical["what"] == "preconditioned noise scale"
+    neither = probed(preconditioned=ENDLESS, critical_batch=noise(50.0, 0.0, math.inf))
+    assert "The critical batch by branched runs is not used" in scale(baseline, [64], probe=neither).notes[0]
+
+
+@pytest.mark.parametrize(("held", "samples"), [("steps=400", 400 * 64), ("epochs=2", None)])
+def test_a_length_that_is_held_holds_the_schedule_s_positions_too(held: str, samples: float | None) -> None:
+    """Else the last milestones lie behind the end of the run."""
+    run = replace(toy(steps=400), schedule=partial(multistep, milestones=(1600, 2400)))
+    run = replace(run, steps=None, epochs=2.0) if samples is None else run
+    probe = probed(recipe="toy", global_batch_size=8, preconditioned=None, noise=noise(20.0), throughput=None)
+    target = scale(run.with_setting(held), [64], probe=probe, fixed=[held]).targets[0]
+    stretch = 8 if samples is not None else 1
+    assert target.run.schedule.keywords["milestones"] == (1600 * stretch, 2400 * stretch)
+    assert samples is None or target.hyperparameters.total_samples == samples
+    assert target.run.notes[-1].endswith(f"As given, whatever the rule: {held}.")
+
+
+def test_a_held_length_bounds_the_warm_up(baseline: Run) -> None:
+    run = replace(baseline, steps=None, epochs=0.05).with_setting("epochs=0.05")
+    target = scale(run, [64], probe=probed(), fixed=["epochs=0.05"]).targets[0]
+    total = baseline_of(run).tuned.total_samples
+    assert total is not None
+    assert target.run.epochs == 0.05
+    assert target.run.schedule.keywords["warmup_samples"] <= max(16, 0.3 * total)
+
+
+def test_a_probe_of_another_optimizer_or_model_is_refused(baseline: Run) -> None:
+    model = json.loads(json.dumps(baseline.to_json()["model"]))
+    assert scale(baseline, [64], probe=probed(optimizer="Adam", model=model)).critical is not None
+    with pytest.raises(UserError, match="The probe is of byte-lm with SGD, and the baseline has Adam"):
+        scale(baseline, [64], probe=probed(optimizer="SGD"))
+    other = baseline.with_setting("model.hidden_size=24")
+    with pytest.raises(UserError, match="another model of byte-lm"):
+        scale(other, [64], probe=probed(model=model))
 
 
 @pytest.mark.parametrize(
@@ -191,6 +230,9 @@ def test_noise_that_is_not_to_be_believed_is_not_used(baseline: Run) -> None:
         ([8], {"fixed": ("global_batch_size=4",)}, "The batch is given twice"),
         ([8], {"probe": probed(recipe="gnmt")}, r"The probe is of gnmt at batch 4, and the baseline is byte-lm"),
         ([4096], {}, r"The data give no batch of 4,096; the largest that fits is \d+"),
+        ([4095], {}, r"The data give no batch of 4,095; the largest that fits is \d+"),
+        ([8], {"link": "soup"}, "No link is named 'soup'"),
+        ([8], {"link": "10G"}, "The link 10G is between devices, and there is one"),
         ([256], {"rule": "legw"}, "warm-up of 1,024 samples is longer than the run of"),
     ],
 )
@@ -266,6 +308,7 @@ def test_the_command_writes_runs_that_train(corpus: Path, tmp_path: Path, capsys
         (["--to", "64", "--batch-size", "8"], "--batch-size would move the baseline"),
         (["--to", "64", "--out", "plan.txt"], "Let it end in .json"),
         (["--to", "64", "--probe", "none.json"], "none.json cannot be read"),
+        (["--to", "64", "--out", "nowhere/plan.json"], "nowhere does not exist"),
         (["--to", "64", "--optimizer", "torch.optim.Muon2"], "cannot be imported"),
         (["--to", "40", "--steps", "200"], "Batch 40 is not a whole number of times the baseline's 32"),
     ],

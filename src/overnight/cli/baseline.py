@@ -1,6 +1,7 @@
 """A tuned baseline on the command line: a recipe with its arguments, a run folder or a run.json."""
 
 import inspect
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -37,6 +38,8 @@ def parse(
         options = tyro.cli(kind, args=rest, prog=f"overnight {command} {target}")
         trust = bool(getattr(options, "trust", False))
         return options, lambda: _read(path, trust), path if path.is_dir() else None
+    if target not in RECIPES and len(path.parts) > 1:
+        raise UserError(f"{target} does not exist.", "Name a recipe (see: overnight list), a run or a run.json.")
     recipe = find(target)
     own = inspect.signature(recipe, eval_str=False).parameters
     taken = set(getattr(kind, "__dataclass_fields__", {})) | set(without)
@@ -84,8 +87,17 @@ def write_json(path: Path, data: Any) -> None:
     """
     from overnight.train.folder import write_json as write
 
+    check_out(path)
+    write(path, data)
+
+
+def check_out(path: Path | None) -> None:
+    """Raise a UserError for a file that could not be written; to be asked before the work that it is to hold."""
+    if path is None:
+        return
     if path.is_dir():
         raise UserError(f"{path} is a folder.", "Give --out the name of a file.")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent} does not exist.", "Make it first, or choose another --out.")
-    write(path, data)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written.", "Choose another --out.")

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE.format(recipes=", ".join(RECIPES)))
         return 0
-    from overnight.cli.baseline import apply_settings, parse, write_json
+    from overnight.cli.baseline import apply_settings, check_out, parse, write_json
 
     options, build, folder = parse("probe", Options, argv)
 
@@ -80,6 +80,7 @@ def main(argv: list[str]) -> int:
         branch_steps=options.branch_steps,
     )
     how.check()
+    check_out(options.out)
     found = probe(apply_settings(build(), options.set), how, lambda line: print(line, file=sys.stderr, flush=True))
     if os.environ.get("RANK", "0") != "0":
         return 0

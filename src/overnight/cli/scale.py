@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE.format(recipes=", ".join(RECIPES)))
         return 0
-    from overnight.cli.baseline import apply_settings, parse
+    from overnight.cli.baseline import apply_settings, check_out, parse
 
     if any(argument.split("=")[0] in ("--batch-size", "--batch_size") for argument in argv[1:]):
         raise UserError(
@@ -75,6 +75,7 @@ def main(argv: list[str]) -> int:
         )
     if options.out is not None and options.out.suffix != ".json":
         raise UserError(f"{options.out} is no name for a run's file.", "Let it end in .json.")
+    check_out(options.out)
 
     from overnight.tune.plan import scale
     from overnight.tune.record import read_probe

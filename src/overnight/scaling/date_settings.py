@@ -48,7 +48,10 @@ def limits(fixed: Collection[str], max_stretch: float | None, batch_warmup: floa
     )
     for name, other, given, harmless in conflicts:
         if name in fixed and given not in (None, harmless):
-            raise UserError(f"{name} is fixed, and {other} is {given:g}.", f"Leave out {other}, or do not fix it.")
+            also = " (as a budget of minutes or --set fixes it)" if name == "total_samples" else ""
+            raise UserError(
+                f"{name} is fixed{also}, and {other} is {given:g}.", f"Leave out {other}, or do not fix it."
+            )
     stretch = 2.0 if max_stretch is None else max_stretch
     share = 0.1 if batch_warmup is None else batch_warmup
     if not (1 <= stretch < math.inf and 0 <= share <= 1 and rollbacks >= 0):

@@ -1,5 +1,6 @@
 """Branches of a run at k times its batch: k successive batches make one update, so lanes and their order stay."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,7 +20,8 @@ class Brancher:
 
     A larger batch of a recurrent net's lanes would also be shorter lanes, another order of the data. Here k batches of
     the same lanes follow one another with the state carried on, and their gradients are added up: only the number of
-    samples in an update differs. The loss to reach is that of the last batches of an epoch, which no branch trains on.
+    samples in an update differs. The loss to reach is that of the last batches of an epoch that no branch comes to;
+    where data have one order for all epochs, branches that pass the end of one have all read them alike.
 
     Args:
         run, parts: the baseline.
@@ -32,8 +34,13 @@ class Brancher:
         self.run, self.parts, self.step, self.device = run, parts, step, device
         self.start = {name: tensor.clone() for name, tensor in carry.items()}
         self.carry = self.start
-        last = int(parts.data.steps_per_epoch) * (1 + step // max(1, int(parts.data.steps_per_epoch)))
-        self.held_out = [max(0, last - 1 - index) for index in range(HELD_OUT_STEPS)]
+        self.held_out = self._last_before(step)
+
+    def _last_before(self, reach: int) -> list[int]:
+        """The last batches of the first epoch that ends beyond a position, and theirs."""
+        epoch = max(1, int(self.parts.data.steps_per_epoch))
+        last = epoch * (1 + (reach + HELD_OUT_STEPS) // epoch)
+        return [last - 1 - index for index in range(HELD_OUT_STEPS)]
 
     def probe(self, steps: int, factors: tuple[int, ...] = (1, 2, 4, 8), longest: float = LONGEST) -> CriticalBatch:
         """The critical batch, from branches of ``steps`` updates at the baseline's batch and more at larger ones.
@@ -42,6 +49,7 @@ class Brancher:
             UserError: if the loss does not fall, or no branch reaches it.
         """
         batch = self.run.global_batch_size
+        self.held_out = self._last_before(self.step + math.ceil(longest * steps) + max(factors))
         branch = branches(
             Fork(self.parts.task, self.parts.optimizer),
             self.parts.optimizer,

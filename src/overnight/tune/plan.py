@@ -1,5 +1,6 @@
 """`overnight scale`: from one tuned baseline and a batch to a full recipe, what it will cost, and why."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 from overnight.errors import UserError
 from overnight.scaling.links import link as named_link
 from overnight.train.run import Run
-from overnight.tune.baseline import Baseline, baseline_of
+from overnight.tune.baseline import Baseline, baseline_of, optimizer_of
 from overnight.tune.limits import gives, largest_data_batch
 from overnight.tune.outlook import Costs, ladder, returns_end
 from overnight.tune.record import Probe
@@ -101,6 +102,8 @@ def scale(
             f"{devices} devices cannot be planned{'' if devices < 1 else ' without their link'}.",
             "Take --devices 1 or more." if devices < 1 else "Name it with --link, such as 10G, 100G, ndr or nvlink4.",
         )
+    if link is not None and named_link(link) and devices == 1:
+        raise UserError(f"The link {link} is between devices, and there is one.", "Say how many with --devices.")
     if online and rule != "date":
         raise UserError(
             f"The rule {rule} does not adapt a run that is under way.", "Take --rule date, or leave it out."
@@ -173,18 +176,35 @@ def _held(fixed: Sequence[str], rule: str) -> tuple[str, ...]:
 
 
 def _same(run: Run, probe: Probe | None) -> None:
-    if probe is not None and (probe.recipe, probe.global_batch_size) != (run.recipe, run.global_batch_size):
+    if probe is None:
+        return
+    remedy = "Probe this baseline: overnight probe, with the same arguments."
+    if (probe.recipe, probe.global_batch_size) != (run.recipe, run.global_batch_size):
         raise UserError(
             f"The probe is of {probe.recipe} at batch {probe.global_batch_size}, and the baseline is {run.recipe} at "
             f"batch {run.global_batch_size}.",
-            "Probe this baseline: overnight probe, with the same arguments.",
+            remedy,
         )
+    optimizer = optimizer_of(run)
+    if probe.optimizer not in (None, optimizer):
+        raise UserError(
+            f"The probe is of {run.recipe} with {probe.optimizer}, and the baseline has {optimizer}.", remedy
+        )
+    # as JSON, since a probe's file has no tuples
+    if probe.model is not None and json.dumps(probe.model) != json.dumps(run.to_json()["model"]):
+        raise UserError(f"The probe is of another model of {run.recipe} than the baseline's.", remedy)
 
 
 def _check_batches(baseline: Baseline, batches: Sequence[int], devices: int) -> None:
     base = baseline.run.global_batch_size
     if not batches:
         raise UserError("There is no batch to scale to.", "Name one with --to.")
+    fits = largest_data_batch(baseline.run, max(batches))
+    if fits < max(batches):
+        raise UserError(
+            f"The data give no batch of {max(batches):,}; the largest that fits is {fits:,}.",
+            f"Take --to {fits // base * base} or less, or more data.",
+        )
     for batch in batches:
         if batch < base:
             raise UserError(
@@ -193,18 +213,13 @@ def _check_batches(baseline: Baseline, batches: Sequence[int], devices: int) -> 
             )
         if batch % base:
             below = batch // base * base
+            above = f" or --to {below + base}" if gives(baseline.run, below + base) else ""
             raise UserError(
                 f"Batch {batch:,} is not a whole number of times the baseline's {base:,} (k = {batch / base:.4g}).",
-                f"Take --to {below} or --to {below + base}.",
+                f"Take --to {below}{above}.",
             )
         if batch % devices:
             raise UserError(f"Batch {batch:,} cannot be shared by {devices} devices.", "Take a multiple of them.")
-    fits = largest_data_batch(baseline.run, max(batches))
-    if fits < max(batches):
-        raise UserError(
-            f"The data give no batch of {max(batches):,}; the largest that fits is {fits:,}.",
-            f"Take --to {fits // base * base} or less, or more data.",
-        )
 
 
 def _noise(rule: str, probe: Probe | None, notes: list[str]) -> float | None:

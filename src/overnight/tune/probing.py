@@ -23,12 +23,14 @@ from overnight.train.launch import decided_options
 from overnight.train.run import Run
 from overnight.train.state import State, restore
 from overnight.train.step import Stepper
+from overnight.tune.baseline import optimizer_of
 from overnight.tune.branching import Brancher
 from overnight.tune.limits import largest_data_batch
 from overnight.tune.measurements import Measurements, micro_batches
 from overnight.tune.record import Noise, Probe
 
 STEPS, LEAST_STEPS, TIMED_STEPS = 400, 32, 5
+TELL_SECONDS = 15.0
 WINDOW = 64
 """Measured steps that a noise scale is read from."""
 THROUGHPUT_REPEATS = 3
@@ -68,9 +70,16 @@ class Probing:
             )
         if self.steps is not None and self.steps < LEAST_STEPS:
             raise UserError(f"{self.steps} steps are too few to measure noise.", f"Take --steps {LEAST_STEPS} or more.")
-        for name, value in (("minutes", self.minutes), ("branch-steps", self.branch_steps)):
+        numbers = {"minutes": self.minutes, "branch-steps": self.branch_steps, "largest-batch": self.largest_batch}
+        for name, value in numbers.items():
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UserError(f"--{name} {value} cannot work.", "Take a number above 0.")
+        if not (math.isfinite(self.throughput_seconds) and self.throughput_seconds >= 0):
+            raise UserError(f"--throughput-seconds {self.throughput_seconds} cannot work.", "Take 0 for not, or more.")
+        if self.branch_steps is not None and not self.branches:
+            raise UserError(f"--branch-steps {self.branch_steps} is for branches.", "Add --branches.")
+        if self.checkpoint != "last" and self.folder is None:
+            raise UserError(f"--checkpoint {self.checkpoint} is a run's.", "Name a run folder to go on from.")
 
 
 def probe(run: Run, how: Probing | None = None, tell: Callable[[str], None] = lambda line: None) -> Probe:
@@ -121,6 +130,8 @@ def probe(run: Run, how: Probing | None = None, tell: Callable[[str], None] = la
             clip=clip,
             throughput=curve,
             critical_batch=None if critical is None else _as_noise(critical),
+            optimizer=optimizer_of(run),
+            model=run.to_json()["model"],
         )
 
 
@@ -223,8 +234,10 @@ def _measured(training: _Training, how: Probing, say: Callable[[str], None]) -> 
     say(
         f"training {steps:,} steps at batch {run.global_batch_size:,} ({training.parts.plan}), the second half measured"
     )
+    tell = _Teller(training, steps, say)
     for _ in range(max(0, half - training.made)):
         training.step()
+        tell()
     measurements = Measurements(
         training.parts.task.model.named_parameters(),
         training.parts.optimizer,
@@ -236,12 +249,30 @@ def _measured(training: _Training, how: Probing, say: Callable[[str], None]) -> 
     try:
         for _ in range(steps - half):
             training.step()
+            tell()
         training.check()
         raw, adam, moves, clip = measurements.read()
         return raw, adam, moves, clip, raw.steps
     finally:
         training.stepper.observer = None
         measurements.close()
+
+
+class _Teller:
+    """A line now and then on how far a probe has come."""
+
+    def __init__(self, training: _Training, steps: int, say: Callable[[str], None]) -> None:
+        self._training, self._steps, self._say = training, steps, say
+        self._first = training.made
+        self._began = self._told = time.monotonic()
+
+    def __call__(self) -> None:
+        now, made = time.monotonic(), self._training.made
+        if now - self._told >= TELL_SECONDS and made < self._steps:
+            self._told = now
+            left = (now - self._began) / (made - self._first) * (self._steps - made)
+            _, loss = self._training.losses()
+            self._say(f"step {made:,} of {self._steps:,}, {loss:.3f} nats, about {left:,.0f} s left")
 
 
 def _steps_in(training: _Training, minutes: float) -> int:

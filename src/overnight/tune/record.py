@@ -52,6 +52,7 @@ class Probe:
         clip: share of clipped steps, and the mean factor on the gradient; None if nothing is clipped.
         throughput: samples a second as a function of batch, on one device; None if it was left out.
         critical_batch: by branched runs, with its interval; None if it was left out.
+        optimizer, model: class of the one, and the other as a run.json has it; None if nobody said.
     """
 
     recipe: str
@@ -74,14 +75,20 @@ class Probe:
     clip: tuple[float, float] | None
     throughput: Throughput | None = None
     critical_batch: Noise | None = None
+    optimizer: str | None = None
+    model: Mapping[str, Any] | None = None
 
     def scale(self) -> tuple[Noise, str]:
-        """The noise that rules should take, and what it is: by branches, else preconditioned, else raw."""
-        if self.critical_batch is not None:
-            return self.critical_batch, "critical batch by branched runs"
+        """The noise that rules should take, and what it is: by branches, else preconditioned, else raw.
+
+        Branches whose interval is too wide to be used do not stand in the way of a noise scale that can be.
+        """
+        measured = self.noise, "noise scale"
         if self.preconditioned is not None:
-            return self.preconditioned, "preconditioned noise scale"
-        return self.noise, "noise scale"
+            measured = self.preconditioned, "preconditioned noise scale"
+        if self.critical_batch is None or (measured[0].usable and not self.critical_batch.usable):
+            return measured
+        return self.critical_batch, "critical batch by branched runs"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; infinity is null."""
@@ -99,7 +106,8 @@ class Probe:
     def from_json(cls, data: Mapping[str, Any]) -> "Probe":
         """What ``to_json`` wrote."""
         values = {item.name: data[item.name] for item in fields(cls)}
-        for name in ("noise", "preconditioned", "critical_batch"):
+        values["noise"] = _noise(values["noise"])
+        for name in ("preconditioned", "critical_batch"):
             values[name] = None if values[name] is None else _noise(values[name])
         if values["throughput"] is not None:
             line = values["throughput"]
@@ -109,6 +117,10 @@ class Probe:
             )
         for name in ("loss", "clip", "matrices"):
             values[name] = None if values[name] is None else tuple(values[name])
+        for name in ("relative_step", "samples_per_epoch", "targets_per_sample"):
+            values[name] = float(values[name])
+        values["layers"] = {str(name): float(value) for name, value in values["layers"].items()}
+        values["matrices"] = tuple(name for name in values["matrices"] or () if name in values["layers"])
         return cls(**values)
 
 
@@ -128,7 +140,7 @@ def read_probe(path: Path) -> Probe:
         raise UserError(f"{path} is no probe ({FORMAT}).", "Make one with: overnight probe RECIPE --out FILE.")
     try:
         return Probe.from_json(data)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"The probe {path} is not whole: {error}.", "Make it again.") from None
 
 

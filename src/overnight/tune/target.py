@@ -1,8 +1,8 @@
 """One recipe at one batch: by a rule from the baseline, line by line, with its costs and its risks."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from overnight.errors import UserError
@@ -102,13 +102,15 @@ def target_of(
     except ValueError as error:
         raise UserError(str(error), "Take another --rule, a smaller batch or a longer baseline.") from None
     micro = _micro_batch(baseline.run, batch, costs)
-    run = scaled_run(baseline, scaled.hyperparameters, micro, scaled.explanation)
+    names = [assignment.partition("=")[0].strip() for assignment in held]
+    note = f"{scaled.explanation} As given, whatever the rule: {', '.join(held)}." if held else scaled.explanation
+    run = scaled_run(baseline, _held_length(baseline, scaled.hyperparameters, names), micro, note)
     for assignment in held:
         run = run.with_setting(assignment)
     planned_run = run
     if online:
         most = batch // costs.devices if costs.curve is None else costs.curve.largest_batch
-        run = online_run(baseline, batch, most, [each.partition("=")[0].strip() for each in held])
+        run = online_run(baseline, batch, most, names)
     speed = None if costs.curve is None else batch / costs.curve.accumulated(batch)[1]
     after = scaled.hyperparameters if not held else baseline_of(planned_run, speed).tuned
     layers = () if probe is None else tuple(probe.layers[name] for name in probe.matrices)
@@ -121,7 +123,7 @@ def target_of(
         trust_ratio=baseline.optimizer in ("LARS", "LAMB"),
         layers=layers,
         decay=f"{_decay(baseline.run):.4g}",
-        fixed=[NAMES[name] for each in held if (name := each.partition("=")[0].strip()) in NAMES],
+        fixed=[NAMES[name] for name in names if name in NAMES],
     )
     found = costs.at(batch)
     seconds, shared = costs.step_seconds(batch), costs.shared_step_seconds(batch)
@@ -141,6 +143,19 @@ def target_of(
     }
     risks = _risks(baseline, rule, batch, after, noise_scale, found["samples_ratio"])
     return Target(run, scaled.k, after, scaled.explanation, lines, found | planned, risks)
+
+
+def _held_length(baseline: Baseline, found: Hyperparameters, names: Sequence[str]) -> Hyperparameters:
+    """Hyper-parameters over the length that the user gave, if any: so positions of the schedule do not pass its end."""
+    run, total = baseline.run, found.total_samples
+    if "steps" in names and run.steps is not None:
+        total = float(run.steps * found.global_batch_size)
+    elif "epochs" in names:
+        total = baseline.tuned.total_samples
+    if total is None or total == found.total_samples:
+        return found
+    warmup = min(found.warmup_samples, max(baseline.tuned.warmup_samples, rules.LONGEST_WARMUP * total))
+    return replace(found, total_samples=total, warmup_samples=warmup)
 
 
 def _micro_batch(run: Run, batch: int, costs: Costs) -> int | None:
