@@ -79,6 +79,16 @@ def test_other_rules_and_a_rate_that_is_given(pairs: Path) -> None:
     assert sde.optimizer.keywords["betas"] == pytest.approx((0.6, 0.996))
 
 
+def test_date_keeps_the_milestones_and_cuts_its_own_warm_up(pairs: Path) -> None:
+    run, planned = (gnmt(pairs, batch_size=256, rule=rule, steps=120) for rule in ("date", "legw"))
+    assert run.schedule.keywords["milestones"] == planned.schedule.keywords["milestones"]
+    assert gnmt(pairs, batch_size=256, rule="date", steps=10).adapt is not None, "shorter than its 25 steps"
+    given = gnmt(pairs, batch_size=256, rule="date", lr=0.01, max_norm=1.0, steps=120).adapt
+    assert given is not None
+    assert given.keywords["fixed"] == ("lr", "max_norm")
+    assert (given.keywords["baseline"].keywords["lr"], given.keywords["baseline"].keywords["max_norm"]) == (0.01, 1.0)
+
+
 def test_the_run_is_the_same_after_json_and_builds(pairs: Path) -> None:
     run = gnmt(pairs, epochs=20)
     run.check()

@@ -63,6 +63,15 @@ def test_the_whole_set_in_one_batch(digits: Path) -> None:
         build(small(mnist_lstm(digits, batch_size=121, steps=99)), ALONE)
 
 
+def test_date_is_not_refused_for_a_warm_up_that_it_cuts(digits: Path) -> None:
+    run = mnist_lstm(digits, batch_size=256, rule="date", steps=10)
+    assert run.adapt is not None
+    assert "fixed" not in run.adapt.keywords
+    given = mnist_lstm(digits, batch_size=256, rule="date", steps=10, max_norm=0.5, lr=0.3).adapt
+    assert given is not None
+    assert given.keywords["fixed"] == ("lr", "max_norm")
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -77,6 +86,7 @@ def test_the_whole_set_in_one_batch(digits: Path) -> None:
             {"batch_size": 240, "epochs": 100},
             r"LEGW keeps its 64 steps .* this run has 50\. Take a batch of at most 187",
         ),
+        ({"batch_size": 64, "steps": 10, "rule": "date"}, "goes up from a batch of 128, not down to 64"),
         ({"valid": 120}, "120 of 120 training images cannot be held out"),
     ],
 )

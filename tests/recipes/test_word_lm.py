@@ -119,6 +119,8 @@ def test_one_billion_words_and_its_quirks(words: Path) -> None:
         ({"factor_init": "svd"}, "factor-init is for factorized gates, and there are none"),
         ({"batch_size": 0}, "A batch of 0 cannot work"),
         ({"lr": -1.0}, "A rate of -1 cannot work"),
+        ({"warmup_steps": -1}, "--warmup-steps -1 cannot work"),
+        ({"warmup_steps": 50, "steps": 40}, "A warm-up of 50 steps is longer than the run of 40"),
     ],
 )
 def test_what_is_refused(words: Path, settings: dict[str, Any], said: str) -> None:
@@ -131,6 +133,19 @@ def test_the_rate_follows_the_batch(words: Path) -> None:
     assert run.optimizer.keywords["lr"] == 2.0
     assert "by the sqrt rule at batch 80" in " ".join(run.notes)
     assert word_lm(words, batch_size=80, rule="linear").optimizer.keywords["lr"] == 4.0
+
+
+def test_legw_keeps_the_steps_of_a_warm_up(words: Path) -> None:
+    base, large = (word_lm(words, batch_size=batch, rule="legw", warmup_steps=6, steps=60) for batch in (20, 80))
+    assert (base.optimizer.keywords["lr"], large.optimizer.keywords["lr"]) == (1.0, 2.0)
+    assert (base.schedule.keywords["warmup_samples"], large.schedule.keywords["warmup_samples"]) == (120, 480)
+    rise = [large.schedule.func(Progress(80 * step, 80, 4800), **large.schedule.keywords) for step in (0, 5)]
+    assert rise == pytest.approx([1 / 6, 1.0])
+    assert "warmup_samples" not in word_lm(words, batch_size=80, steps=60).schedule.keywords
+    adapted = word_lm(words, batch_size=80, rule="date", warmup_steps=6, steps=60).adapt
+    assert adapted is not None
+    assert adapted.keywords["fixed"] == ("warmup_samples",)
+    assert adapted.keywords["baseline"].keywords["warmup_samples"] == 480
 
 
 @pytest.mark.parametrize("output", ["full", "sampled:20"])

@@ -1,15 +1,13 @@
 """Word language models: the Penn Treebank's of Zaremba et al., One Billion Word's of f-lm, and older ones."""
 
-import difflib
 import math
 import os
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from overnight.errors import UserError
-from overnight.recipes.dial import adapted, planned
+from overnight.recipes.dial import adapted, near, planned
 from overnight.recipes.parallel import check_way, parallel_of, word_plan
 from overnight.recipes.word_presets import GPU_BATCH, PRESETS, QUIRKS, WordPreset
 
@@ -43,7 +41,8 @@ def word_lm(
     micro_batch_size: int | None = None,
     length: int | None = None,
     lr: float | None = None,
-    rule: Literal["none", "linear", "sqrt", "date"] = "sqrt",
+    rule: Literal["none", "linear", "sqrt", "legw", "date"] = "sqrt",
+    warmup_steps: int = 0,
     epochs: float | None = None,
     steps: int | None = None,
     minutes: float | None = None,
@@ -77,7 +76,9 @@ def word_lm(
         micro_batch_size: lanes of one forward and backward on one rank.
         length: words a lane and update (truncated backpropagation; the state is carried on).
         lr: rate; given, no rule touches it.
-        rule: how the rate follows the batch; date measures as it goes (docs/methods/date.md).
+        rule: how the rate follows the batch; legw is sqrt with the steps of --warmup-steps at every batch; date
+            measures as it goes (docs/methods/date.md).
+        warmup_steps: updates over which the rate rises at the start; the presets have none.
         epochs: budget in passes over the training split.
         steps: budget in updates.
         minutes: budget in minutes of wall-clock time.
@@ -94,7 +95,7 @@ def word_lm(
     """
     check_way(parallel)
     if preset not in PRESETS:
-        raise UserError(f"There is no preset {preset!r}.", _near(preset, PRESETS))
+        raise UserError(f"There is no preset {preset!r}.", near(preset, PRESETS))
     base = PRESETS[preset]
     on = _quirks(quirks, base)
     batch = base.batch if batch_size is None else batch_size
@@ -124,16 +125,23 @@ def word_lm(
         notes.append(f"quirks of f-lm: {', '.join(on)}")
     clip_some = "clip-recurrent-only" in on
     averaged = base.ema if ema is None else ema
-    schedule = partial(constant)
+    warmup = _warmup(warmup_steps, batch)
+    schedule = partial(constant, **warmup)
+    epoch_samples = _steps_per_epoch(opened, batch, length) * batch
     if base.decay < 1:
-        epoch_samples = _steps_per_epoch(opened, batch, length) * batch
         start = max(0, base.constant_epochs - 1) * epoch_samples
         schedule = partial(
-            exponential, gamma=base.decay, every_samples=epoch_samples, start_samples=start, staircase=True
+            exponential, gamma=base.decay, every_samples=epoch_samples, start_samples=start, staircase=True, **warmup
         )
     budget = {"epochs": epochs, "steps": steps, "minutes": minutes}
     if all(value is None for value in budget.values()):
         budget["epochs"] = base.epochs
+    total = steps * batch if steps is not None else (budget["epochs"] or math.inf) * epoch_samples
+    if rule != "date" and warmup_steps * batch > total:
+        raise UserError(
+            f"A warm-up of {warmup_steps:,} steps is longer than the run of {total / batch:,.0f}.",
+            "Take fewer --warmup-steps, a smaller batch or a longer run.",
+        )
     zeroed = base.reset if reset == "preset" else reset
     passes = budget["epochs"]
     layer, kind = base.output if output is None else output, base.gates if gates is None else gates
@@ -159,12 +167,8 @@ def word_lm(
         parallel=parallel_of(parallel, word_plan(base.model, kind, layer, opened.vocab_size, tied, rows)),
         **budget,  # type: ignore[arg-type]
     )
-    return adapted(run, Hyperparameters(lr=rate, global_batch_size=base.batch, max_norm=base.max_norm), rule, lr)
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(names)}."
+    tuned = Hyperparameters(lr=rate, global_batch_size=base.batch, max_norm=base.max_norm)
+    return adapted(run, tuned, rule, lr, warmup_steps or None)
 
 
 def _quirks(text: str, base: WordPreset) -> tuple[str, ...]:
@@ -174,7 +178,7 @@ def _quirks(text: str, base: WordPreset) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in QUIRKS:
-            raise UserError(f"There is no quirk {name!r}.", _near(name, [*QUIRKS, "preset", "all", "none"]))
+            raise UserError(f"There is no quirk {name!r}.", near(name, [*QUIRKS, "preset", "all", "none"]))
     if not base.quirks:
         raise UserError("Quirks are those of f-lm's code.", "Take a preset of One Billion Word, or --quirks none.")
     return tuple(name for name in QUIRKS if name in names)
@@ -197,6 +201,12 @@ def _rate(base: WordPreset, batch: int, lr: float | None, rule: str, optimizer: 
         notes.append(f"rate {found.lr:g}: {base.lr:g} at batch {base.batch}, by the {rule} rule at batch {batch}")
     rate: float = found.lr
     return rate
+
+
+def _warmup(steps: int, batch: int) -> dict[str, float]:
+    if steps < 0:
+        raise UserError(f"--warmup-steps {steps} cannot work.", "Take 0 for none, or more.")
+    return {"warmup_samples": float(steps * batch)} if steps else {}
 
 
 def _steps_per_epoch(corpus: "WordCorpus", batch: int, length: int) -> int:
@@ -277,7 +287,7 @@ def _optimizer(name: str, lr: float) -> "partial[Any]":
     from overnight.train.components import import_object
 
     if "." not in name and name not in OPTIMIZERS:
-        raise UserError(f"There is no optimizer {name!r}.", _near(name, OPTIMIZERS))
+        raise UserError(f"There is no optimizer {name!r}.", near(name, OPTIMIZERS))
     settings: dict[str, Any] = {"lr": lr}
     if name == "adagrad":
         settings |= {"initial_accumulator_value": 1.0, "eps": 0.0}  # TensorFlow's, by which the rate was chosen
