@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--show", action="store_true", help="only print and draw what is finished")
+    parser.add_argument("--target", type=float, help="of --app, for epochs to it: the published one unless given")
     parser.add_argument("--gpu", nargs="+", metavar="APP=DATA", help="the whole proof, on a GPU")
     parser.add_argument("--dry-run", action="store_true", help="with --gpu: only print what would be trained")
     options = parser.parse_args()
@@ -75,8 +76,12 @@ def main() -> int:
         cells = [] if options.tune else grid(app, options.batches, options.arms, options.seeds, options.epochs)
         run_all(app, settings, cells, options.tune, options.minutes)
     if not options.dry_run:
-        print_tables(options.out)
-        for path in draw(options.out):
+        apps = [
+            replace(app, target=options.target) if options.target is not None and app.name == options.app else app
+            for app in APPLICATIONS.values()
+        ]
+        print_tables(options.out, apps)
+        for path in draw(options.out, apps):
             print(path)
     return 0
 

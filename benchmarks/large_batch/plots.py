@@ -1,18 +1,18 @@
 """The grid as pictures: quality against batch, updates and seconds to the target, E(B) with its fit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.large_batch.applications import APPLICATIONS, Application
+from benchmarks.large_batch.applications import Application
 from benchmarks.large_batch.cells import load
-from benchmarks.large_batch.table import fit
+from benchmarks.large_batch.table import evaluated_every, fit
 from benchmarks.large_batch.verdict import margin_of
 from overnight.errors import UserError
 
 
-def draw(out: Path) -> list[Path]:
+def draw(out: Path, apps: Iterable[Application]) -> list[Path]:
     """One PNG for each application that has cells.
 
     Raises:
@@ -26,7 +26,7 @@ def draw(out: Path) -> list[Path]:
     except ImportError:
         raise UserError("Pictures need matplotlib.", "Install it: pip install 'overnight[report]'.") from None
     made = []
-    for app in APPLICATIONS.values():
+    for app in apps:
         cells = [cell for cell in load(app, out) if cell["final"] is not None]
         if not cells:
             continue
@@ -74,7 +74,7 @@ def _quality(axis: Any, app: Application, cells: Sequence[dict[str, Any]], colou
         worst = mean(base) - margin_of(app, mean(base)) * (1 if app.higher else -1)
         axis.axhspan(mean(base), worst, color="grey", alpha=0.2, label="margin")
     if app.target is not None:
-        axis.axhline(app.target, color="black", linestyle=":", label="published target")
+        axis.axhline(app.target, color="black", linestyle=":", label="target")
     axis.set_ylabel(f"{app.metric} at the end")
     axis.legend(fontsize=8)
 
@@ -87,7 +87,8 @@ def _against(axis: Any, cells: Sequence[dict[str, Any]], colours: dict[str, Any]
             axis.plot(batches, values, "o-", color=colour, label=arm)
             drawn = True
     if drawn:
-        axis.set_yscale("log")
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter("{x:,.0f}")
     else:
         axis.text(0.5, 0.5, "no run reached the target", ha="center", transform=axis.transAxes)
     axis.set_ylabel(title)
@@ -101,7 +102,8 @@ def _epochs(axis: Any, app: Application, cells: Sequence[dict[str, Any]], colour
         if law is not None:
             grid = [batches[0] * (batches[-1] / batches[0]) ** (index / 50) for index in range(51)]
             said = f"{arm}: {law.least_epochs:.1f} (1 + B/{law.critical_batch:,.0f})"
-            axis.plot(grid, [law.epochs(batch) for batch in grid], color=colour, alpha=0.6, label=said)
-    axis.set_ylabel("epochs to the target E(B), and its fit")
+            seen = evaluated_every(cells) / 2  # the law is of arriving, which is seen half an interval later
+            axis.plot(grid, [law.epochs(batch) + seen for batch in grid], color=colour, alpha=0.6, label=said)
+    axis.set_ylabel("epochs until the target is seen, and E(B)")
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=8)

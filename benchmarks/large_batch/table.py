@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.large_batch.applications import APPLICATIONS, Application
+from benchmarks.large_batch.applications import Application
 from benchmarks.large_batch.cells import load
 from benchmarks.large_batch.verdict import Gain, Verdict, largest_within, verdicts
 from overnight.scaling.convergence import Convergence, fit_convergence
@@ -18,10 +18,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def print_tables(out: Path) -> None:
+def print_tables(out: Path, apps: Iterable[Application]) -> None:
     """Every application that has cells in a folder, and what the largest batches buy over them."""
     gains: dict[str, list[Gain]] = {}
-    for app in APPLICATIONS.values():
+    for app in apps:
         cells = load(app, out)
         if not cells:
             continue
@@ -96,7 +96,7 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def _goal(app: Application) -> str:
-    target = "no published target" if app.target is None else f"published target {written(app, app.target)}"
+    target = "no target" if app.target is None else f"target {written(app, app.target)}"
     points = f"{app.margin:.0%} of it" if app.relative else f"{app.margin * 100:g} points"
     if app.metric == "bleu":
         points = f"{app.margin:g} points"
@@ -112,13 +112,17 @@ def fit(app: Application, cells: Sequence[dict[str, Any]], arm: str) -> Converge
     ]
     if len({cell["batch"] for cell in of}) < 2:
         return None
-    every = of[0]["epochs"] / max(1, len(of[0]["curve"]))
+    batches, epochs = [cell["batch"] for cell in of], [cell["epochs_to_target"] for cell in of]
     try:
-        return fit_convergence(
-            [cell["batch"] for cell in of], [cell["epochs_to_target"] for cell in of], evaluated_every=every
-        )
+        return fit_convergence(batches, epochs, evaluated_every=evaluated_every(of))
     except ValueError:
         return None
+
+
+def evaluated_every(cells: Sequence[dict[str, Any]]) -> float:
+    """Epochs from one evaluation to the next."""
+    ended = next(cell for cell in cells if cell["final"] is not None)
+    return float(ended["epochs"] / max(1, len(ended["curve"])))
 
 
 def _fit(app: Application, cells: Sequence[dict[str, Any]], arm: str) -> None:
@@ -126,8 +130,13 @@ def _fit(app: Application, cells: Sequence[dict[str, Any]], arm: str) -> None:
     if law is not None:
         print(
             f"\n{arm}: epochs to the target E(B) = {law.least_epochs:.1f} (1 + B / {law.critical_batch:,.0f}), "
-            f"Bc from {law.low:,.0f} to {law.high:,.0f}"
+            f"Bc from {law.low:,.0f} to {law.high:,.0f}{_left_out(cells, arm)}"
         )
+
+
+def _left_out(cells: Sequence[dict[str, Any]], arm: str) -> str:
+    missing = sorted({cell["batch"] for cell in cells if cell["arm"] == arm and not cell.get("epochs_to_target")})
+    return f"; without batch {', '.join(f'{batch:,}' for batch in missing)}, which did not reach it" if missing else ""
 
 
 def _tuned(path: Path) -> None:

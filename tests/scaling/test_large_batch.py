@@ -190,10 +190,9 @@ def test_windows_are_steps_at_the_same_weights() -> None:
 
 
 def test_a_grid_is_tuned_trained_resumed_and_told(
-    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings(tmp_path, digits, device="cpu")
-    monkeypatch.setitem(APPLICATIONS, APP.name, APP)
     tune(APP, "momentum", settings)
     frozen = json.loads((tmp_path / APP.name / "frozen.json").read_text())
     trials = [trial["lr"] for trial in frozen["base"]["momentum"]["trials"]]
@@ -220,7 +219,7 @@ def test_a_grid_is_tuned_trained_resumed_and_told(
     assert set(oracle) == {"adam", "nesterov"}
     assert all(len(one["trials"]) == 2 for one in oracle.values())
     capsys.readouterr()
-    print_tables(tmp_path)
+    print_tables(tmp_path, [APP])
     said = capsys.readouterr().out
     assert "| 120 | 15 | legw |" in said
     assert ", cut |" in said
