@@ -5,11 +5,11 @@
     python -m benchmarks.seboost --show [--plot curves.png]
 
 Every arm has the same grid of rates (√10 apart) and of schedules (constant, cosine to zero), by one run each of seed 0;
-its best choice by the loss on held-out data is run again with other seeds, which are what is compared. A budget of
-gradients counts passes of a training batch: forward and backward 1, forward 1/3, Jacobian product 2/3, those of boosts
-too. The budget of seconds of an arm is the processor time that the base optimizer took for its gradients with that
-seed, in the run just before. Every run is a line of ``--out``; what is there is not run again, so that a stopped
-benchmark goes on where it was.
+while the best rate of one of them is at an end, the grid grows there for all. An arm's best choice by the loss on
+held-out data is run again with other seeds, which are what is compared. A budget of gradients counts passes of a
+training batch: forward and backward 1, forward 1/3, Jacobian product 2/3, those of boosts too. The budget of seconds of
+an arm is the processor time that the base optimizer took for its gradients with that seed, in the run just before.
+Every run is a line of ``--out``; what is there is not run again, so that a stopped benchmark goes on where it was.
 """
 
 import argparse
@@ -24,12 +24,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.seboost.arms import BASES, EXPERIMENTS, Experiment
+from benchmarks.seboost.arms import BASES, EXPERIMENTS
 from benchmarks.seboost.cells import overhead, run
 from benchmarks.seboost.plot import plot
 from benchmarks.seboost.summary import SCHEDULES, best, print_summary, read
 
 GRID = 10**0.5
+MOST_RATES = 7
 Cell = dict[str, Any]
 
 
@@ -58,12 +59,16 @@ class Results:
             raise SpentError
 
 
-def grid(name: str, experiment: Experiment, base: str, arms: tuple[str, ...]) -> Iterator[Cell]:
-    """Arms in turn, from the middle rate outwards."""
-    numbers = sorted(range(experiment.rates), key=lambda number: abs(number - experiment.rates // 2))
+def grid(name: str, base: str, arms: tuple[str, ...], numbers: list[int]) -> Iterator[Cell]:
+    """Arms in turn at each rate and schedule."""
     for number, schedule, arm in product(numbers, SCHEDULES, arms):
-        rate = float(f"{experiment.middle[base] * GRID ** (number - experiment.rates // 2):.3g}")
+        rate = rate_of(name, base, number)
         yield {"task": name, "base": base, "arm": arm, "rate": rate, "schedule": schedule, "seed": 0}
+
+
+def rate_of(name: str, base: str, number: int) -> float:
+    """Of the grid, around 0."""
+    return float(f"{EXPERIMENTS[name].middle[base] * GRID**number:.3g}")
 
 
 def experiment_of(name: str, base: str, arms: tuple[str, ...], folder: Path, results: Results) -> None:
@@ -81,8 +86,14 @@ def experiment_of(name: str, base: str, arms: tuple[str, ...], folder: Path, res
             results.add(found)
         return found
 
-    for cell in grid(name, experiment, base, arms):
-        made(cell, "gradients", experiment.gradients)
+    numbers, missing = set[int](), set(range(-2, 2))
+    while missing and len(numbers) < MOST_RATES:
+        numbers |= missing
+        for cell in grid(name, base, arms, sorted(missing, key=abs)):
+            made(cell, "gradients", experiment.gradients)
+        ends = {min(numbers): min(numbers) - 1, max(numbers): max(numbers) + 1}
+        chosen = {best(results.runs, name, base, arm)[0] for arm in ("base", *arms)}
+        missing = {beyond for end, beyond in ends.items() if rate_of(name, base, end) in chosen}
     for seed in range(1, 1 + experiment.seeds):
         seconds = 0.0
         for arm in ("base", *[arm for arm in arms if arm != "base"]):

@@ -38,8 +38,7 @@ class Experiment:
         task: made from the folder of data.
         gradients: budget of a run.
         every: l: the default of 200 where runs are long enough for it; else such that there are ten boosts or so.
-        middle: of the grid of rates, by base optimizer: those that are tried.
-        rates: how many.
+        middle: rate of the grid's middle, by base optimizer: those that are tried.
         seeds: how many runs compare the best choices.
         others: arms that are compared around momentum only.
     """
@@ -48,7 +47,6 @@ class Experiment:
     gradients: int
     every: int
     middle: dict[str, float]
-    rates: int = 4
     seeds: int = 2
     others: tuple[str, ...] = ()
 

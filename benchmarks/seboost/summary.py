@@ -36,15 +36,16 @@ def best(runs: list[Run], task: str, base: str, arm: str) -> tuple[float, str]:
     return found["rate"], found["schedule"]
 
 
-def compared(runs: list[Run], task: str, base: str, arm: str, unit: str, name: str = "test") -> list[tuple[Run, Run]]:
-    """(base optimizer's run, the arm's) of every seed but that of the grid."""
-    given = {"task": task, "base": base, "unit": unit}
-    ours = [f for f in runs if f["seed"] and f.get("arm") == arm and all(f.get(k) == v for k, v in given.items())]
-    theirs = {
-        f["seed"]: f for f in runs
-        if f["seed"] and f.get("arm") == "base" and f["unit"] == "gradients" and (f["task"], f["base"]) == (task, base)
-    }  # fmt: skip
-    return [(theirs[found["seed"]], found) for found in ours if found["seed"] in theirs]
+def compared(runs: list[Run], task: str, base: str, arm: str, unit: str) -> list[tuple[Run, Run]]:
+    """(base optimizer's run, the arm's), each of its best choice, of every seed but that of the grid."""
+
+    def chosen(which: str, of: str) -> dict[int, Run]:
+        rate, schedule = best(runs, task, base, which)
+        where = {"task": task, "base": base, "arm": which, "rate": rate, "schedule": schedule, "unit": of}
+        return {f["seed"]: f for f in runs if f["seed"] and all(f[key] == value for key, value in where.items())}
+
+    theirs, ours = chosen("base", "gradients"), chosen(arm, unit)
+    return [(theirs[seed], ours[seed]) for seed in theirs if seed in ours]
 
 
 def interval(values: list[float]) -> tuple[float, float]:
