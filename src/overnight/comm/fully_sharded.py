@@ -124,6 +124,11 @@ def _check(module: nn.Module, param_dtype: Dtype, optimizer: torch.optim.Optimiz
             "Batch norms do not take weights in bfloat16.",
             "Leave out param_dtype; --precision bf16 computes in bfloat16 all the same.",
         )
+    if hasattr(optimizer, "settle"):
+        raise UserError(
+            f"{type(optimizer).__name__} keeps books of single rows, and under FSDP no rank has all of them.",
+            "Choose an optimizer without rows, such as --optimizer adam, or train with --parallel sampled or async.",
+        )
     if optimizer is not None and optimizer.state:
         raise UserError("The optimizer has made steps on whole parameters.", "Give it before its first step.")
     if next(module.parameters(), None) is None:

@@ -1,16 +1,19 @@
 """Weights of which each rank has a part only (FSDP): their way into a checkpoint, out of it, and to an evaluation."""
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from overnight.comm.fully_sharded import spread, whole
 from overnight.errors import UserError
+from overnight.optim.trust_ratio import local
 from overnight.train.average import WeightAverage
 from overnight.train.build import construct
 from overnight.train.components import Component
@@ -52,14 +55,27 @@ def write_shards(folder: Path, shards: Mapping[str, Tensor]) -> None:
 
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        save(dict(shards), storage_writer=writer)
+        save(_apart(shards), storage_writer=writer)
     except CheckpointException as error:
-        rank, reason = next(iter((rank, failure[0]) for rank, failure in error.failures.items()))
-        said = getattr(reason, "strerror", None) or str(reason).partition("\n")[0]
+        rank, reason = next((rank, failure[0]) for rank, failure in error.failures.items())
+        if not isinstance(reason, (OSError, SafetensorError)):
+            raise RuntimeError(f"rank {rank}: {reason}") from error
+        said = getattr(reason, "strerror", None) or str(reason).rpartition(": ")[2]
         raise UserError(
             f"{folder.parent} cannot be written by rank {rank} ({said}).",
             "Free some space there, or make it writable; a run goes on with --resume.",
         ) from error
+
+
+def _apart(shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parts with a memory of their own each: safetensors refuses tied weights."""
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in shards.items():
+        address = local(tensor).untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if address and address in seen else tensor
+        seen.add(address)
+    return apart
 
 
 def read_shards(
@@ -92,7 +108,10 @@ def read_shards(
         fits = like is not None and is_spread(like) and like.shape == found.size
         state[name] = torch.empty_like(like, dtype=dtype) if fits else torch.empty(found.size, dtype=dtype)  # type: ignore[arg-type]
     try:
-        load(dict(state), storage_reader=reader, no_dist=likes is None)
+        with warnings.catch_warnings():
+            # that this process reads alone is what was asked for
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(dict(state), storage_reader=reader, no_dist=likes is None)
     except CheckpointException as error:
         raise ValueError(str(error).partition("\n")[0]) from error
     tensors: dict[str, dict[str, Tensor]] = {group: {} for group in groups}
