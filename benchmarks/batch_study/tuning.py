@@ -59,6 +59,8 @@ def tuned(application: Application, optimizer: str, folder: Path, data: Path, de
 
         trials = search(application.centres[optimizer], score)
         best = max(trials, key=lambda lr: trials[lr])
+        # another process may have tuned another optimizer meanwhile
+        frozen = json.loads(path.read_text()) if path.is_file() else frozen
         frozen["optimizers"][optimizer] = {"lr": best, "trials": {f"{lr:g}": got for lr, got in trials.items()}}
         path.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
     found: dict[str, Any] = frozen["optimizers"][optimizer]
