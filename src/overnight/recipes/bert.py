@@ -119,7 +119,7 @@ def bert(
     settings = _architecture(base, opened, dropout, recompute)
     start = None
     if from_ is not None:
-        _check_first_phase(from_, settings, opened)
+        notes += _check_first_phase(from_, settings, opened)
         start = partial(from_run, run=str(from_.resolve()))
     masks: dict[str, Any] = {"whole_words": whole_words, "next_sentence": next_sentence}
     batches = MaskedBatches(
@@ -179,8 +179,8 @@ def _architecture(base: BERTPreset, corpus: "MaskedCorpus", dropout: float, reco
     }
 
 
-def _check_first_phase(run: Path, settings: dict[str, Any], corpus: "MaskedCorpus") -> None:
-    """Raise UserError unless a run trained this model on these word pieces."""
+def _check_first_phase(run: Path, settings: dict[str, Any], corpus: "MaskedCorpus") -> list[str]:
+    """Raise UserError unless a run trained this model on these word pieces; what there is to say of it."""
     from overnight.train.checkpoint import choose_checkpoint, read_run_json
 
     said = read_run_json(run)
@@ -199,7 +199,10 @@ def _check_first_phase(run: Path, settings: dict[str, Any], corpus: "MaskedCorpu
                 f"{run} trained a BERT with {name}={theirs.get(name)}; this preset has {settings[name]}.",
                 "Take the --preset of phase 1.",
             )
-    choose_checkpoint(run, "last")
+    made, planned = int(choose_checkpoint(run, "last").name), said.get("derived", {}).get("total_steps")
+    if planned is not None and made < planned:
+        return [f"{run} is not finished: phase 2 goes on from its step {made:,} of {planned:,}"]
+    return []
 
 
 def _rates(

@@ -1,6 +1,7 @@
 """What the recipes of image classifiers share: from a preset and a batch to a run."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -95,6 +96,12 @@ def image_run(
     if batch > len(images):
         said = f"There are {len(images):,} images, too few for a batch of {batch:,}."
         raise UserError(said, f"Take --batch-size {len(images)} or less.")
+    virtual = int(norm.partition(":")[2]) if norm is not None and re.fullmatch("ghost:[1-9][0-9]*", norm) else 1
+    if batch % virtual:
+        nearest = max(1, batch // virtual) * virtual
+        raise UserError(
+            f"A batch of {batch} is no multiple of the virtual batch of {virtual}.", f"Take --batch-size {nearest}."
+        )
     settings, notes, warmup = _optimizer(tuned, rung, batch, rule, lr, warmup_epochs, len(images))
     budget: dict[str, Any] = {"epochs": epochs, "steps": steps, "minutes": minutes}
     if all(value is None for value in budget.values()):
