@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 MODEL = "this model"
@@ -18,9 +19,9 @@ def rating_table(record: Mapping[str, Any], baselines: Sequence[Mapping[str, Any
     errors = {MODEL: record, **{item["name"]: item for item in sorted(baselines, key=lambda item: item["rmse"])}}
     ranking: Mapping[str, Any] = record.get("ranking") or {"k": [], "of": []}
     lists = {item["name"]: item for item in ranking["of"]}
-    table = Table()
-    table.add_column("")
-    columns = ["RMSE", "MAE", *(f"{name}@{k}" for k in ranking["k"] for name in ("recall", "NDCG"))]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    columns = ["RMSE", "MAE", *(f"{name}\n@{k}" for k in ranking["k"] for name in ("recall", "NDCG"))]
     for column in columns:
         table.add_column(column, justify="right")
     for name in dict.fromkeys([*errors, *lists]):

@@ -15,10 +15,11 @@ import torch
 
 from overnight.data.ratings.batches import RatingBatch, gather
 from overnight.data.ratings.table import RatingMatrix
+from overnight.evaluate.rating_baselines import DampedBiases, damped_biases
 from overnight.evaluate.ratings import CALL_USERS
 from overnight.models.autoencoder import RatingAutoencoder
-from overnight.recommend.biases import Biases, Values
 
+Values = npt.NDArray[np.float64]
 Places = npt.NDArray[np.signedinteger[Any]]
 
 
@@ -35,31 +36,26 @@ class Answers:
         self.device = model.input.device
 
     @cached_property
-    def biases(self) -> Biases:
-        """For rows and columns that are not in ``train``."""
-        return Biases.of(self.model, self.train)
+    def biases(self) -> DampedBiases:
+        """For what is not in ``train``: those that a net has learned mean little without the rest of it."""
+        return damped_biases(self.train)
 
     @torch.no_grad()
     def cells(self, row_N: Places, column_N: Places) -> Values:
         """Predictions; -1 stands for a row or column that is not there, which the biases answer without it."""
-        known_N = column_N >= 0
-        found_N = np.full(len(row_N), self.biases.mean)
-        found_N[known_N] += self.biases.column_n[column_N[known_N]]
+        known_N = (row_N >= 0) & (column_N >= 0)
+        found_N = np.zeros(len(row_N)) if known_N.all() else self.biases.predict(row_N, column_N)
         order = np.argsort(row_N, kind="stable")
-        order = order[row_N[order] >= 0]
+        order = order[known_N[order]]
         rows, starts = np.unique(row_N[order], return_index=True)
         ends = np.append(starts[1:], len(order))
         for at in range(0, len(rows), CALL_USERS):
             part = slice(at, at + CALL_USERS)
-            batch, places = gather(self.train, rows[part]), order[starts[at] : ends[part][-1]]
-            row_of = np.searchsorted(rows[part], row_N[places])
-            found_N[places] += self.biases.of_rows(batch)[row_of]
-            inside = known_N[places]
-            counts = np.bincount(row_of[inside], minlength=len(rows[part]))
-            offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
-            asked = torch.from_numpy(column_N[places[inside]])
-            said = self.model.at(self._state(batch), offsets.to(self.device), asked.to(self.device))
-            found_N[places[inside]] = said.double().cpu().numpy()
+            places, counts = order[starts[at] : ends[part][-1]], (ends - starts)[part]
+            offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])).to(self.device)
+            asked = torch.from_numpy(column_N[places].astype(np.int64)).to(self.device)
+            said = self.model.at(self._state(gather(self.train, rows[part])), offsets, asked)
+            found_N[places] = said.double().cpu().numpy()
         return found_N
 
     @torch.no_grad()

@@ -15,8 +15,7 @@ from overnight.data.ratings.batches import RatingBatch
 from overnight.data.ratings.ids import Ids, Indices
 from overnight.data.ratings.sequences import finite_values, named
 from overnight.errors import UserError
-from overnight.recommend.answers import Answers
-from overnight.recommend.biases import Values
+from overnight.recommend.answers import Answers, Values
 
 Scale = tuple[float, float] | None
 
@@ -66,7 +65,7 @@ class FoldedUser:
             flag(f"{unknown:,} of this user's {len(place_N):,} items have no training rating; they are left out")
         self.seen: Indices = place_N[place_N >= 0]
         batch = one_row(self.seen, value_N[place_N >= 0])
-        self._bias = float(answers.biases.of_rows(batch)[0])
+        self._bias = answers.biases.fold_in(self.seen, value_N[place_N >= 0])
         self._scores = answers.row(batch) if len(self.seen) else answers.of_biases(len(items), rows=False)
 
     def predict(self, items: Sequence[Any], *, return_known: bool = False) -> Any:
