@@ -203,7 +203,7 @@ def _rate(base: WordPreset, batch: int, lr: float | None, rule: str, optimizer: 
     return rate
 
 
-def _warmup(steps: int, batch: int) -> dict[str, float]:
+def _warmup(steps: int, batch: int) -> dict[str, Any]:
     if steps < 0:
         raise UserError(f"--warmup-steps {steps} cannot work.", "Take 0 for none, or more.")
     return {"warmup_samples": float(steps * batch)} if steps else {}
