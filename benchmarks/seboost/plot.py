@@ -25,31 +25,30 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
     keys = [key[:2] for key in groups(made, False)]
     if not keys:
         raise UserError("There is nothing to draw.", "Run the benchmark first.")
-    tasks = list(dict.fromkeys(task for task, _ in keys))
-    width = max(sum(task == name for task, _ in keys) for name in tasks)
-    figure, axes = pyplot.subplots(len(tasks), width, figsize=(2.6 * width, 2.2 * len(tasks)), squeeze=False)
-    for row, task in zip(axes, tasks, strict=True):
-        bases = [base for name, base in keys if name == task]
-        for axis in row[len(bases) :]:
-            axis.set_visible(False)
-        for axis, base in zip(row, bases, strict=False):
-            limit = USABLE * min(map(loss_of, tuning(made, task, base, "base")))
-            for arm, schedule in ((arm, schedule) for arm in COLORS for schedule in SCHEDULES):
-                found = sorted(
-                    (f["rate"], loss_of(f)) for f in tuning(made, task, base, arm) if f["schedule"] == schedule
-                )
-                shown = [(rate, min(loss, 8 * limit)) for rate, loss in found]
-                axis.plot(*zip(*shown, strict=True), STYLES[schedule], color=COLORS[arm], marker=".", markersize=4)
-            axis.axhline(limit, color="black", linewidth=0.7, linestyle=":")
-            losses = [loss_of(f) for arm in COLORS for f in tuning(made, task, base, arm)]
-            top = min(max((x for x in losses if math.isfinite(x)), default=limit), 4 * limit)
-            axis.set(xscale="log", ylim=(0.9 * min(losses), 1.02 * top))
-            axis.set_title(f"{task}: {base}", fontsize=8)
-            axis.tick_params(labelsize=6)
+    columns = min(len(keys), 5 if len(keys) > 12 else 3)
+    rows = math.ceil(len(keys) / columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(2.7 * columns, 2.1 * rows + 0.5), squeeze=False)
+    for axis in axes.flat[len(keys) :]:
+        axis.set_visible(False)
+    for axis, (task, base) in zip(axes.flat, keys, strict=False):
+        limit = USABLE * min(map(loss_of, tuning(made, task, base, "base")))
+        for arm, schedule in ((arm, schedule) for arm in COLORS for schedule in SCHEDULES):
+            found = sorted((f["rate"], loss_of(f)) for f in tuning(made, task, base, arm) if f["schedule"] == schedule)
+            shown = [(rate, min(loss, 8 * limit)) for rate, loss in found]
+            axis.plot(*zip(*shown, strict=True), STYLES[schedule], color=COLORS[arm], marker=".", markersize=4)
+        axis.axhline(limit, color="black", linewidth=0.7, linestyle=":")
+        losses = [loss_of(f) for arm in COLORS for f in tuning(made, task, base, arm)]
+        top = min(max((x for x in losses if math.isfinite(x)), default=limit), 2.5 * limit)
+        axis.set(xscale="log", ylim=(0.95 * min(losses), 1.02 * top))
+        axis.set_title(f"{task}: {base}", fontsize=8)
+        axis.tick_params(labelsize=6, which="both")
+    for row in axes:
         row[0].set_ylabel("held-out loss", fontsize=7)
     names = [f"{arm}, {schedule}" for arm in ("alone", "boosted") for schedule in SCHEDULES]
-    figure.legend(axes[0][0].get_lines()[:4], names, loc="upper center", ncol=4, fontsize=8, frameon=False)
+    figure.legend(
+        axes[0][0].get_lines()[:4], names, loc="upper center", ncol=min(4, 2 * columns), fontsize=8, frameon=False
+    )
     figure.supxlabel("rate", fontsize=8)
-    figure.tight_layout(rect=(0, 0, 1, 0.97))
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 Run = dict[str, Any]
@@ -76,6 +76,21 @@ def usable(runs: list[Run], task: str, base: str, arm: str, schedule: str) -> in
     return sum(loss_of(f) <= limit for f in tuning(runs, task, base, arm) if f["schedule"] == schedule)
 
 
+def elsewhere(runs: list[Run], task: str, base: str, arm: str) -> list[float]:
+    """log(arm's held-out loss / base optimizer's) at the rates and schedules that the latter cannot use."""
+    alone = {(f["rate"], f["schedule"]): loss_of(f) for f in tuning(runs, task, base, "base")}
+    limit = USABLE * min(alone.values())
+    ours = {(f["rate"], f["schedule"]): loss_of(f) for f in tuning(runs, task, base, arm)}
+    bad = [key for key, loss in alone.items() if loss > limit and key in ours]
+    return [_log_ratio(ours[key], alone[key]) for key in bad]
+
+
+def _log_ratio(ours: float, theirs: float) -> float:
+    if math.isinf(theirs):
+        return 0.0 if math.isinf(ours) else -math.inf
+    return math.log(ours / theirs)
+
+
 def groups(runs: list[Run], others: bool) -> list[tuple[str, str, str]]:
     """(task, base, arm) of what is compared with the base optimizer alone, in the order in which it was run."""
     found = [(f["task"], f["base"], f["arm"]) for f in runs if "arm" in f and f["arm"] != "base"]
@@ -85,8 +100,9 @@ def groups(runs: list[Run], others: bool) -> list[tuple[str, str, str]]:
 def print_summary(runs: list[Run]) -> None:
     """Tables in Markdown."""
     made = [found for found in runs if "arm" in found]
-    print("\n| task | base | arm | test loss alone | with | equal gradients | equal seconds | choices | usable rates |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    head = ("task", "base", "arm", "test loss alone", "with", "equal gradients", "equal seconds", "choices")
+    print(f"\n| {' | '.join(head)} | usable rates | at the others |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for task, base, arm in groups(made, False) + groups(made, True):
         pairs = {unit: compared(made, task, base, arm, unit) for unit in ("gradients", "seconds")}
         if not pairs["gradients"]:
@@ -98,9 +114,13 @@ def print_summary(runs: list[Run]) -> None:
             f"{schedule} {usable(made, task, base, 'base', schedule)} → {usable(made, task, base, arm, schedule)}"
             for schedule in SCHEDULES
         ]
+        others = elsewhere(made, task, base, arm)
+        better = f"{sum(x < 0 for x in others)} of {len(others)} better"
+        if others:
+            better += f", median {100 * math.expm1(median(others)):+.0f} %"
         print(
             f"| {task} | {base} | {arm} | {alone:.4g} | {ours:.4g} | {' | '.join(ratios)} | {' → '.join(choices)} | "
-            f"{', '.join(rates)} |"
+            f"{', '.join(rates)} | {better} |"
         )
     _pooled(made)
     costs = [found for found in runs if found.get("unit") == "overhead"]
@@ -115,8 +135,8 @@ def print_summary(runs: list[Run]) -> None:
 
 
 def _pooled(made: list[Run]) -> None:
-    print("\n| task | bases | equal gradients | equal seconds | usable rates, constant | cosine |")
-    print("|---|---|---|---|---|---|")
+    print("\n| task | bases | equal gradients | equal seconds | usable rates, constant | cosine | at the others |")
+    print("|---|---|---|---|---|---|---|")
     by_unit: dict[str, list[float]] = {"gradients": [], "seconds": []}
     for task in dict.fromkeys(key[0] for key in groups(made, False)):
         bases = [base for name, base, _ in groups(made, False) if name == task]
@@ -133,6 +153,10 @@ def _pooled(made: list[Run]) -> None:
             f"{sum(usable(made, task, base, 'boost', s) for base in bases)}"
             for s in SCHEDULES
         ]
-        print(f"| {task} | {len(bases)} | {' | '.join(map(percent, means.values()))} | {' | '.join(counts)} |")
+        others = [x for base in bases for x in elsewhere(made, task, base, "boost")]
+        better = f"{sum(x < 0 for x in others)} of {len(others)} better"
+        print(
+            f"| {task} | {len(bases)} | {' | '.join(map(percent, means.values()))} | {' | '.join(counts)} | {better} |"
+        )
     if by_unit["seconds"]:
-        print(f"| all | {len(by_unit['seconds'])} | {' | '.join(map(percent, by_unit.values()))} | | |")
+        print(f"| all | {len(by_unit['seconds'])} | {' | '.join(map(percent, by_unit.values()))} | | | |")
