@@ -129,7 +129,8 @@ def _ptb(preset: str, corpus: Path, choice: Choice) -> Run:
     run = replace(run, schedule=schedule, evaluate=held_out, baselines=None)
     if choice.windows == 1:
         return run
-    return replace(run, task=partial(WindowedWordTask, windows=choice.windows, **run.task.keywords))
+    # the recipe's note is of a sum over the whole length
+    return replace(run, task=partial(WindowedWordTask, windows=choice.windows, **run.task.keywords), notes=())
 
 
 def _compressed(schedule: Component, factor: float) -> Component:

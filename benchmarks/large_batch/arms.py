@@ -107,7 +107,7 @@ class Cell:
             optimizer, lr = frozen.oracle(self.batch)
             return oracle_run(self.app, corpus, optimizer, lr, self.batch, self._epochs, self.seed)
         windows = round(self.k) if self.arm.control == "lanes" else 1
-        choice = Choice(optimizer, lr, steps, self._epochs, self.seed, windows=windows)
+        choice = Choice(optimizer, lr, steps if windows == 1 else 0, self._epochs, self.seed, windows=windows)
         base = baseline_of(self.app.make(corpus, choice))
         if self.arm.rule == "base":
             return base.run
@@ -124,12 +124,13 @@ class Cell:
         batch, notes = self.batch, []
         tuned, total = base.tuned, base.tuned.total_samples
         if windows > 1 and total is not None:  # the same rule, counted in lanes of one window
-            tuned = replace(tuned, total_samples=total * windows)
+            warmup = float(self.app.warmup_steps * self.app.batch)
+            tuned = replace(tuned, total_samples=total * windows, warmup_samples=warmup)
             total = tuned.total_samples
         if self.arm.rule == "legw" and total is not None and tuned.warmup_samples * self.k >= total:
             steps = math.ceil(LONGEST_WARMUP * total / batch)
             tuned = replace(tuned, warmup_samples=LONGEST_WARMUP * total / self.k)
-            notes = [f"LEGW's {base.tuned.warmup_steps} warm-up steps cut to {steps}, 30 % of the run"]
+            notes = [f"LEGW's {self.app.warmup_steps} warm-up steps cut to {steps}, 30 % of the run"]
         try:
             scaled = getattr(rules, self.arm.rule)(tuned, global_batch_size=batch)
         except ValueError as error:
