@@ -11,6 +11,7 @@ from oracles.questions import write_questions
 from oracles.reviews import write_reviews
 
 from overnight.cli import main
+from overnight.cli.outcome import print_outcome
 from overnight.errors import UserError
 from overnight.exchange.exporting import export_model
 from overnight.recipes.bert import bert
@@ -67,7 +68,11 @@ def test_it_learns_goes_on_exactly_and_loads_elsewhere(
     train(run, tmp_path / "run", replace(QUIET, resume=True, checkpoint="20"))
     two = load_checkpoint(tmp_path / "run" / "checkpoints" / end)
     assert all(torch.equal(one.model[name], two.model[name]) for name in one.model)
-    capsys.readouterr()
+    assert print_outcome(tmp_path / "run", summary) == 0
+    assert "held-out F1 (20 questions of dev)" in capsys.readouterr().out
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "F1" in page
+    assert "bits per byte" not in page.lower()
     assert main(["evaluate", str(tmp_path / "run"), "--json", "--device", "cpu"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["f1"] == pytest.approx(final["f1"])

@@ -1,5 +1,6 @@
 """Masked batches: a function of (seed, step), every chunk once an epoch, shares as asked for, next sentences true."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from oracles.reviews import write_reviews
 
 from overnight.data.masked import MaskedCorpus
 from overnight.data.masked.batches import MaskedBatch, MaskedBatches, masked_batches
+from overnight.data.masked.chunks import pack
 from overnight.data.masked.drawing import Masking
 from overnight.errors import UserError
 
@@ -124,6 +126,40 @@ def test_packing(reviews: Path, length: int) -> None:
     assert len(batch.first_S) == int(batch.sequence_BT.amax(1).sum())
     assert bool((batch.input_BT.flatten()[batch.first_S] == made.pieces.cls).all())
     assert bool((batch.position_BT.flatten()[batch.first_S] == 0).all())
+
+
+@pytest.mark.parametrize("length", [40, 64, 200])
+def test_packed_rows_are_full_and_hold_every_chunk_once(reviews: Path, length: int) -> None:
+    made = batches(reviews, 100, length=length, packed=True)
+    assert made._rows is not None
+    order, edges = made._rows
+    assert sorted(order.tolist()) == list(range(len(made.chunks)))
+    assert (edges[0], edges[-1], len(edges) - 1) == (0, len(order), made.rows)
+    assert bool((np.diff(edges) > 0).all())
+    filled = [
+        float((one.at(0, 0, min(100, one.rows)).sequence_BT > 0).sum()) / (length * min(100, one.rows))
+        for one in (made, batches(reviews, 100, length=length))
+    ]
+    assert filled[0] > max(0.85, filled[1] + 0.1)
+
+
+def test_packing_is_best_fit_decreasing() -> None:
+    """Against a slow one, chunk by chunk: as many rows, and each is no fuller than it may be."""
+    draw = np.random.default_rng(0)
+    for length, count in ((16, 300), (16, 1), (50, 200)):
+        sizes = draw.integers(5, length + 1, count)
+        order, edges = pack(sizes, length)
+        rows = [order[one:two] for one, two in itertools.pairwise(edges)]
+        assert sorted(order.tolist()) == list(range(count))
+        assert max(int(sizes[row].sum()) for row in rows) <= length
+        rooms: list[int] = []
+        for size in sorted(sizes.tolist(), reverse=True):
+            fitting = [place for place, room in enumerate(rooms) if room >= size]
+            if fitting:
+                rooms[min(fitting, key=lambda place: rooms[place])] -= size
+            else:
+                rooms.append(length - size)
+        assert len(rows) <= len(rooms) * 1.03
 
 
 def test_one_segment(reviews: Path) -> None:

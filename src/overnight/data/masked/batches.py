@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from overnight.data.masked.chunks import Chunks, pack
+from overnight.data.masked.chunks import MARKS, Chunks, pack
 from overnight.data.masked.corpus import MaskedCorpus, SentenceStream
 from overnight.data.masked.drawing import Masking, Sequence, draw
 from overnight.data.masked.order import shuffled
@@ -100,11 +100,12 @@ class MaskedBatches:
     ) -> None:
         if lanes < 1:
             raise UserError(f"A batch of {lanes} sequences cannot be read.", "Take at least 1.")
-        self.chunks = Chunks(stream, pieces.sep, length)
+        self.chunks = Chunks(stream, pieces.sep, length, even=not packed)
         self.pieces, self.lanes, self.length, self.seed = pieces, lanes, length, seed or 0
         self.masking, self.packed = masking or Masking(), packed
-        self._rows = pack(self.chunks, length) if packed else None
-        self.rows = len(self._rows) - 1 if self._rows is not None else len(self.chunks)
+        self._sizes = self.chunks.sizes() + MARKS if packed else None
+        self._rows = pack(self._sizes, length) if self._sizes is not None else None
+        self.rows = len(self._rows[1]) - 1 if self._rows is not None else len(self.chunks)
         self.steps_per_epoch = self.rows / lanes
         self.digest: str | None = None
         self.vocabulary_digest: str | None = pieces.digest
@@ -119,12 +120,16 @@ class MaskedBatches:
     def row(self, row: int, sample: int) -> list[Sequence]:
         """The sequences of a row, drawn for a sample of the run."""
         rng = np.random.default_rng((self.seed, _DRAWS, sample))
-        if self._rows is None:
+        if self._rows is None or self._sizes is None:
             return [draw(self.chunks, row, self.chunks.capacity, self.masking, self.pieces, rng)]
-        own = range(int(self._rows[row]), int(self._rows[row + 1]))
-        # what packing counted on, so that the row fits
-        room = {chunk: max(2, self.chunks.stride(self.chunks.document(chunk)[0])) for chunk in own}
-        return [draw(self.chunks, chunk, room[chunk], self.masking, self.pieces, rng) for chunk in own]
+        order, edges = self._rows
+        own = order[edges[row] : edges[row + 1]]
+        room, found = self.length - int(self._sizes[own].sum()), []
+        for chunk in own:  # each has its own size and what those before it left
+            room += int(self._sizes[chunk])
+            found.append(draw(self.chunks, int(chunk), room - MARKS, self.masking, self.pieces, rng))
+            room -= len(found[-1].ids)
+        return found
 
     def batch(self, rows: list[list[Sequence]]) -> MaskedBatch:
         """Rows of sequences, side by side."""
