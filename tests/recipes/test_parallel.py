@@ -80,5 +80,5 @@ def test_every_way_is_the_same_after_json(corpus: Path, words: Path, way: str) -
 def test_a_way_that_there_is_not(corpus: Path, words: Path) -> None:
     with pytest.raises(UserError, match=r"^There is no --parallel 'sample'\. Did you mean sampled\?$"):
         byte_lm(corpus, parallel="sample")
-    with pytest.raises(UserError, match=r"Choose one of ddp, sampled, local, async\.$"):
+    with pytest.raises(UserError, match=r"Choose one of ddp, fsdp, sampled, local, async\.$"):
         word_lm(words, parallel="rpc")

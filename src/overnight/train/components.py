@@ -38,6 +38,7 @@ TRUSTED = (
     "overnight.evaluate.labels.",
     "overnight.evaluate.answers.",
     "overnight.evaluate.masked.",
+    "overnight.comm.fully_sharded.fsdp",
     "overnight.comm.strategies.",
     "overnight.comm.asynchronous.",
     "overnight.scaling.",
