@@ -86,8 +86,9 @@ def at(run: Path, step: int) -> Checkpoint:
 
 
 def furthest(run: Path, other: Path, step: int) -> float:
-    """Over tensors of weights, moments and averages, ‖difference‖ / ‖theirs‖ (or 0.01 where that is less: biases of keys
-    have no gradient but rounding, which Adam makes steps of).
+    """Over tensors of weights, moments and averages, ‖difference‖ / ‖theirs‖.
+
+    Or 0.01 where theirs is less: biases of keys have no gradient but rounding, of which Adam makes steps.
     """
     ours, theirs = at(run, step), at(other, step)
     worst = 0.0
