@@ -52,11 +52,11 @@ def small(**settings: Any) -> tuple[RatingAutoencoder, torch.Tensor, torch.Tenso
     return model, torch.from_numpy(np.where(mask, x, 0.0)), torch.from_numpy(mask.astype(float)), ragged(mask, x)
 
 
-@pytest.mark.parametrize(("tied", "biases", "normalized"), list(product([False, True], repeat=3)))
-def test_sparse_is_dense(tied: bool, biases: bool, normalized: bool) -> None:
+@pytest.mark.parametrize(("tied", "biases", "normalized", "implicit"), list(product([False, True], repeat=4)))
+def test_sparse_is_dense(tied: bool, biases: bool, normalized: bool, implicit: bool) -> None:
     """Outputs and gradients of every parameter, in float64."""
     model, x_Bn, mask_Bn, (offset, item, value) = small(
-        tied=tied, biases=biases, normalized=normalized, mean=0.5, scale=1.7
+        tied=tied, biases=biases, normalized=normalized, implicit=implicit, mean=0.5, scale=1.7
     )
     grads = []
     for sparse in (True, False):
@@ -79,10 +79,11 @@ def test_every_activation(activation: str, last_activation: bool) -> None:
     torch.testing.assert_close(model.dense(model.hidden(offset, item, value)), whole)
 
 
+@pytest.mark.parametrize("implicit", [False, True])
 @pytest.mark.parametrize("biases", [False, True])
-def test_dense_passes_and_some_items(biases: bool) -> None:
+def test_dense_passes_and_some_items(biases: bool, implicit: bool) -> None:
     """``hidden_dense`` is ``hidden`` of a user who rated all, or all of some items; ``dense`` of some items a part."""
-    model, _, _, (offset, item, value) = small(biases=biases, normalized=True)
+    model, _, _, (offset, item, value) = small(biases=biases, normalized=True, implicit=implicit)
     y_Bn, some = torch.randn(7, 11, dtype=torch.float64), torch.tensor([1, 4, 5, 9])
     everything = torch.ones(7, 11)
     torch.testing.assert_close(
@@ -105,11 +106,23 @@ def test_other_items_than_those_shown() -> None:
 
 
 def test_a_user_without_ratings_is_answered() -> None:
-    model, *_ = small(biases=True, normalized=True)
+    model, *_ = small(biases=True, normalized=True, implicit=True)
     empty = torch.zeros(0, dtype=torch.int64)
     said = model.dense(model.hidden(torch.tensor([0, 0]), empty, torch.zeros(0)))
     assert torch.isfinite(said).all()
     assert model(torch.tensor([0, 0]), empty, torch.zeros(0)).shape == (0,)
+
+
+def test_bounds_hold_in_evaluation_and_leave_the_order_of_a_list() -> None:
+    model, _, _, (offset, item, value) = small(bounds=(-0.1, 0.2))
+    free = model(offset, item, value)
+    assert free.min() < -0.1
+    assert free.max() > 0.2
+    model.eval()
+    assert torch.equal(model(offset, item, value), free.clamp(-0.1, 0.2))
+    hidden = model.hidden(offset, item, value)
+    assert torch.equal(model.at(hidden, offset, item), free)
+    assert model.dense(hidden).max() > 0.2
 
 
 def test_dropout_is_on_the_code_and_in_training_only() -> None:
@@ -158,6 +171,7 @@ def test_under_autocast_the_last_product_stays_exact() -> None:
         ({"activation": "gelu"}, "activation='gelu'"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"scale": 0.0}, "scale=0.0"),
+        ({"bounds": (2.0, 1.0)}, "bounds=\\(2.0, 1.0\\)"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], said: str) -> None:

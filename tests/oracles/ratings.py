@@ -40,7 +40,10 @@ def dense_autoencoder(model: RatingAutoencoder, x_Bn: Tensor, mask_Bn: Tensor) -
         rest = (rest - user_bias) * mask_Bn
     if model.normalized:
         rest = rest / mask_Bn.sum(1, keepdim=True).clamp_min(1).sqrt()
-    z = model.activate((rest / model.scale) @ model.input + model.input_bias)
+    z = (rest / model.scale) @ model.input
+    if model.implicit is not None:
+        z = z + (mask_Bn / mask_Bn.sum(1, keepdim=True).clamp_min(1).sqrt()) @ model.implicit
+    z = model.activate(z + model.input_bias)
     layers = [(layer.weight, layer.bias) for layer in model.encoder]
     for weight, bias in layers:
         z = model.activate(z @ weight.T + bias)

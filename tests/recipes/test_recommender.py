@@ -197,6 +197,7 @@ def trained(ratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         hide=0.4,
         lr=0.01,
         weight_decay=0.1,
+        implicit=False,  # which of these ratings are there says nothing
         epochs=20,
         valid_share=0.1,
         refeeding="alternating",

@@ -49,8 +49,8 @@ def test_the_package_offers_it() -> None:
 
 def test_its_settings_are_the_presets() -> None:
     preset, own = PRESETS["small"], Recommender().get_params()
-    names = ("hidden", "dropout", "last_activation", "biases", "normalized", "hide", "score", "refeeding", "batch_size",
-             "lr", "weight_decay", "epochs")  # fmt: skip
+    names = ("hidden", "dropout", "last_activation", "biases", "normalized", "implicit", "bounded", "hide", "score",
+             "refeeding", "batch_size", "lr", "weight_decay", "epochs")  # fmt: skip
     assert {name: own[name] for name in names} == {name: getattr(preset, name) for name in names}
     assert (preset.optimizer, preset.schedule) == ("adam", "cosine")
 

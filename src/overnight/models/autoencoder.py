@@ -40,6 +40,9 @@ class RatingAutoencoder(nn.Module):
     With ``biases`` the net sees and predicts what μ + b_u + b_i leaves, divided by ``scale``. μ and b_i are learned;
     b_u = Σ (r - μ - b_i) / (damping + count) over the ratings shown, so that a new user has one too.
 
+    With ``implicit`` the net also sees which items were rated, whatever the rating (Koren 2008): Vm / √count is added
+    to Wx, m being 1 for these and 0 elsewhere. A rating that is as expected says nothing through x, but does through m.
+
     The paper's models have an activation on the last layer as well (``last_activation``), which one of a narrow range
     (sigmoid, tanh, relu6) does not allow. Weights start as Xavier's uniform, biases at 0.
 
@@ -55,6 +58,9 @@ class RatingAutoencoder(nn.Module):
         damping: ratings that b_u is pulled towards 0 by.
         scale: of the net's input and output.
         normalized: divide a user's input by √count, so that it does not grow with the number of ratings.
+        implicit: have V.
+        bounds: lowest and highest rating that ``forward`` answers in evaluation mode; ``at`` and ``dense`` do not
+            stop there, so that a list of the best items has an order.
 
     Raises:
         UserError: for sizes or an activation that cannot be, and in a call for items that there are not.
@@ -83,6 +89,8 @@ class RatingAutoencoder(nn.Module):
         damping: float = 10.0,
         scale: float = 1.0,
         normalized: bool = False,
+        implicit: bool = False,
+        bounds: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         if items < 1 or not hidden or min(hidden) < 1:
@@ -96,12 +104,16 @@ class RatingAutoencoder(nn.Module):
                 f"dropout={dropout}, scale={scale} and damping={damping} cannot be.",
                 "Take dropout from 0 to below 1, scale above 0 and damping of at least 0.",
             )
+        if bounds is not None and not bounds[0] <= bounds[1]:
+            raise UserError(f"bounds={bounds} cannot be.", "Give the lowest and the highest rating.")
         self.items, self.dropout, self.damping, self.scale = items, dropout, damping, scale
         self.activation, self.last_activation, self.tied = activation, last_activation, tied
         self.normalized = normalized
+        self.bounds = None if bounds is None else (bounds[0], bounds[1])
         self.activate = ACTIVATIONS[activation]
         widths = tuple(hidden)
         self.input = nn.Parameter(torch.empty(items, widths[0]))
+        self.implicit = nn.Parameter(torch.empty(items, widths[0])) if implicit else None
         self.input_bias = nn.Parameter(torch.zeros(widths[0]))
         self.encoder = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         back = widths[::-1]
@@ -140,7 +152,8 @@ class RatingAutoencoder(nn.Module):
         if wanted_offset_B is None or wanted_item_N is None:
             wanted_offset_B, wanted_item_N = offset_B, item_N
         state = self.hidden(offset_B, item_N, value_N)
-        return self.at(state, wanted_offset_B, wanted_item_N)
+        said_N = self.at(state, wanted_offset_B, wanted_item_N)
+        return said_N if self.training or self.bounds is None else said_N.clamp(*self.bounds)
 
     def hidden(self, offset_B: Tensor, item_N: Tensor, value_N: Tensor) -> tuple[Tensor, Tensor]:
         """The last hidden layer [B, D] and b_u [B] (zeros without biases) of users' ratings."""
@@ -155,6 +168,9 @@ class RatingAutoencoder(nn.Module):
             rest_N = rest_N / count_B.sqrt()[row_N]
         rest_N = rest_N / self.scale
         z_BH = F.embedding_bag(item_N, self.input, offset_B[:-1], mode="sum", per_sample_weights=rest_N)
+        if self.implicit is not None:
+            rated_BH = F.embedding_bag(item_N, self.implicit, offset_B[:-1], mode="sum")
+            z_BH = z_BH + rated_BH / count_B.clamp_min(1).sqrt()[:, None]
         return self._through(z_BH), user_bias_B
 
     def hidden_dense(self, value_BM: Tensor, item_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -168,7 +184,11 @@ class RatingAutoencoder(nn.Module):
         if self.normalized:
             rest_BM = rest_BM / rest_BM.shape[1] ** 0.5
         weight_MH = self.input if item_M is None else self.input[item_M]
-        return self._through((rest_BM / self.scale) @ weight_MH), user_bias_B
+        z_BH = (rest_BM / self.scale) @ weight_MH
+        if self.implicit is not None:
+            rated_MH = self.implicit if item_M is None else self.implicit[item_M]
+            z_BH = z_BH + rated_MH.sum(0) / len(rated_MH) ** 0.5
+        return self._through(z_BH), user_bias_B
 
     def at(self, hidden: tuple[Tensor, Tensor], offset_B: Tensor, item_N: Tensor) -> Tensor:
         """Predictions [N] of the items asked for, from what ``hidden`` gave."""

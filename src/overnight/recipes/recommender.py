@@ -24,6 +24,8 @@ class Preset:
     epochs: float
     biases: bool = False
     normalized: bool = False
+    implicit: bool = False
+    bounded: bool = False
     last_activation: bool = True
     hide: float = 0.0
     score: str = "all"
@@ -44,6 +46,8 @@ PRESETS = {
         epochs=25,
         biases=True,
         normalized=True,
+        implicit=True,
+        bounded=True,
         last_activation=False,
         hide=0.3,
         score="hidden",
@@ -88,6 +92,8 @@ def recommender(
     tied: bool = False,
     biases: bool | None = None,
     normalized: bool | None = None,
+    implicit: bool | None = None,
+    bounded: bool | None = None,
     hide: float | None = None,
     score: Literal["all", "hidden"] | None = None,
     refeeding: Literal["none", "alternating", "joint"] | None = None,
@@ -134,6 +140,8 @@ def recommender(
         tied: the decoder shares the encoder's weights.
         biases: learn biases of items and derive those of users; the net learns what is left.
         normalized: divide a user's ratings by the root of their number.
+        implicit: the net also sees which items were rated, whatever the rating.
+        bounded: no answer is below the lowest training rating, or that of scale, or above the highest.
         hide: hide each rating from the input with this probability.
         score: train on all ratings, or on the hidden ones only.
         refeeding: train on the model's own dense output too, in steps of their own or in the same step.
@@ -171,6 +179,8 @@ def recommender(
         "dropout": dropout,
         "biases": biases,
         "normalized": normalized,
+        "implicit": implicit,
+        "bounded": bounded,
         "hide": hide,
         "score": score,
         "last_activation": last_activation,
@@ -210,8 +220,10 @@ def recommender(
     heldout: dict[str, Any] = {**source, "split": scored}
     again: dict[str, Any] = {"repetitions": repetitions} if chosen.refeeding == "alternating" else {}
     net: dict[str, Any] = {"hidden": chosen.hidden, "dropout": chosen.dropout, "activation": activation, "tied": tied}
-    for name in ("last_activation", "biases", "normalized"):
+    for name in ("last_activation", "biases", "normalized", "implicit"):
         net[name] = getattr(chosen, name)
+    if chosen.bounded:
+        net["bounds"] = scale or splits.train.bounds
     refed: dict[str, Any] = {"refeeding": chosen.refeeding, "repetitions": repetitions, "dense_items": dense_items}
     return Run(
         recipe="recommender",

@@ -35,7 +35,7 @@ class Recommender:
     not known. It is flagged by an ``UnknownIdWarning``, or by ``return_known``.
 
     Args:
-        hidden, dropout, activation, last_activation, tied, biases, damping, normalized: of the net.
+        hidden, dropout, activation, last_activation, tied, biases, damping, normalized, implicit: of the net.
         divisor: ratings are divided by it for the net (its ``scale``).
         hide: probability with which a rating is hidden from the net while it trains.
         score: train on ``all`` ratings or on the ``hidden`` ones.
@@ -45,6 +45,7 @@ class Recommender:
         epochs: passes over the users.
         duplicates: where a user rated an item more than once: ``error``, ``last`` or ``mean``.
         scale: lowest and highest rating there may be; ``predict`` stays within them.
+        bounded: without a scale, ``predict`` stays within the lowest and highest training rating.
         columns: names of user, item, rating and, if any, time, where they cannot be guessed.
         by: ``user``; or ``item``: a row is what all users gave one item, which often errs less and knows no new users.
         seed: of everything random.
@@ -81,6 +82,8 @@ class Recommender:
         biases: bool = True,
         damping: float = 10.0,
         normalized: bool = True,
+        implicit: bool = True,
+        bounded: bool = True,
         divisor: float = 1.0,
         hide: float = 0.3,
         score: Literal["all", "hidden"] = "hidden",
@@ -101,6 +104,7 @@ class Recommender:
     ) -> None:
         self.hidden, self.dropout, self.activation, self.last_activation = hidden, dropout, activation, last_activation
         self.tied, self.biases, self.damping, self.normalized, self.divisor = tied, biases, damping, normalized, divisor
+        self.implicit, self.bounded = implicit, bounded
         self.hide, self.score, self.refeeding, self.repetitions = hide, score, refeeding, repetitions
         self.refeeding_weight, self.dense_items = refeeding_weight, dense_items
         self.batch_size, self.lr, self.weight_decay, self.epochs = batch_size, lr, weight_decay, epochs
@@ -146,6 +150,8 @@ class Recommender:
                 "damping": self.damping,
                 "scale": self.divisor,
                 "normalized": self.normalized,
+                "implicit": self.implicit,
+                "bounds": self.scale or (splits.train.bounds if self.bounded else None),
             },
             task={
                 "refeeding": self.refeeding,
@@ -179,7 +185,7 @@ class Recommender:
         user_N, item_N = places(self.users_, users, "user"), places(self.items_, items, "item")
         row_N, column_N = (user_N, item_N) if self.by == "user" else (item_N, user_N)
         found_N = answers.cells(row_N, column_N)
-        return told(found_N, (user_N >= 0) & (item_N >= 0), self.scale, return_known)
+        return told(found_N, (user_N >= 0) & (item_N >= 0), self._bounds, return_known)
 
     def recommend(self, user: Any, n: int = 10, *, exclude_seen: bool = True) -> list[Recommendation]:
         """The n items that a user would rate highest, the best first.
@@ -194,11 +200,11 @@ class Recommender:
         if place < 0:
             flag(f"User {user} has no training rating")
             scores = answers.of_biases(len(self.items_), rows=self.by == "item")
-            return ranked(scores, self.items_, n, None, self.scale)
+            return ranked(scores, self.items_, n, None, self._bounds)
         by_user = self.by == "user"
         scores = answers.row(gather(self.train_, np.array([place]))) if by_user else answers.column(place)
         seen = (answers.seen_in_row if by_user else answers.seen_in_column)(place) if exclude_seen else None
-        return ranked(scores, self.items_, n, seen, self.scale)
+        return ranked(scores, self.items_, n, seen, self._bounds)
 
     def fold_in(self, ratings: Mapping[Any, float] | tuple[Sequence[Any], Sequence[Any]]) -> FoldedUser:
         """A user who is not in training, known by these ratings alone; nothing is trained.
@@ -267,6 +273,10 @@ class Recommender:
         self.users_, self.items_ = (rows, columns) if self.by == "user" else (columns, rows)
         self._answering = Answers(net, train)
         return self
+
+    @property
+    def _bounds(self) -> tuple[float, float] | None:
+        return self.model_.bounds or self.scale
 
     def _answers(self) -> Answers:
         if not hasattr(self, "_answering"):

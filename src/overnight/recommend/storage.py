@@ -80,6 +80,8 @@ def settings_of(net: RatingAutoencoder) -> dict[str, Any]:
         "damping": net.damping,
         "scale": net.scale,
         "normalized": net.normalized,
+        "implicit": net.implicit is not None,
+        "bounds": net.bounds,
     }
 
 

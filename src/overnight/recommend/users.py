@@ -47,7 +47,7 @@ class FoldedUser:
     def __init__(
         self, answers: Answers, items: Ids, ratings: tuple[Sequence[Any], Sequence[Any]], scale: Scale
     ) -> None:
-        self._answers, self._items, self._scale = answers, items, scale
+        self._answers, self._items, self._bounds = answers, items, answers.model.bounds or scale
         if len(ratings[0]) != len(ratings[1]):
             raise UserError("Items and ratings differ in number.", "Give one rating for each item.")
         value_N, place_N = finite_values(ratings[1]), places(items, ratings[0], "item")
@@ -73,11 +73,11 @@ class FoldedUser:
         place_N = places(self._items, items, "item")
         known_N = place_N >= 0
         found_N = np.where(known_N, self._scores[place_N], self._answers.biases.mean + self._bias)
-        return told(found_N, known_N, self._scale, return_known)
+        return told(found_N, known_N, self._bounds, return_known)
 
     def recommend(self, n: int = 10, *, exclude_seen: bool = True) -> list[Recommendation]:
         """The n items that the user would rate highest, the best first."""
-        return ranked(self._scores, self._items, n, self.seen if exclude_seen else None, self._scale)
+        return ranked(self._scores, self._items, n, self.seen if exclude_seen else None, self._bounds)
 
 
 def one_row(columns: Indices, values: npt.NDArray[np.float32]) -> RatingBatch:

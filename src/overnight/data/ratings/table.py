@@ -168,6 +168,18 @@ class RatingMatrix:
         return total / len(self) if len(self) else float("nan")
 
     @cached_property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest rating; NaN if there are none.
+
+        >>> RatingMatrix(np.array([0, 2]), np.array([0, 1]), np.array([3, -1], np.float32), None, 2).bounds
+        (-1.0, 3.0)
+        """
+        parts = [self.values[at : at + BLOCK] for at in range(0, len(self), BLOCK)]
+        if not parts:
+            return float("nan"), float("nan")
+        return min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of which ratings there are."""
         found = hashlib.sha256(f"{self.user_count} {self.item_count}".encode())
