@@ -1,0 +1,1 @@
+"""Quality, ablations, speed and size of the recommender."""
