@@ -11,6 +11,7 @@ from oracles.ratings import triples
 
 from overnight.data.ratings import RatingSettings, RatingSplits, RatingTable, split_table
 from overnight.data.ratings.sequences import NO_TIME
+from overnight.data.ratings.table import RatingMatrix
 from overnight.evaluate import recommender as module
 from overnight.evaluate.rating_baselines import damped_biases
 from overnight.evaluate.ratings import errors_of_baselines, evaluate_ratings, record_of
@@ -133,3 +134,13 @@ def test_baselines_do_not_depend_on_what_a_row_is(by: str) -> None:
     values = splits.test.values
     assert mean["rmse"] == pytest.approx(np.sqrt(np.mean((values - splits.train.mean) ** 2)), rel=1e-6)
     assert biases == pytest.approx({**errors_of_baselines(made("user")[0], "test", "user")[1]})
+
+
+def test_biases_in_parts_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = made("user")[0].train
+    whole, blocks = damped_biases(train), RatingMatrix.blocks
+    monkeypatch.setattr(RatingMatrix, "blocks", lambda matrix: blocks(matrix, 13))
+    assert len(list(train.blocks())) > 10
+    parts = damped_biases(train)
+    np.testing.assert_allclose(parts.user_bias, whole.user_bias, atol=1e-12)
+    np.testing.assert_allclose(parts.item_bias, whole.item_bias, atol=1e-12)

@@ -5,6 +5,7 @@ Shape suffixes: N ratings, B users, n items.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,17 +125,33 @@ def damped_biases(train: RatingMatrix, user_damping: float = 5.0, item_damping: 
         raise UserError(
             f"Dampings of {user_damping} and {item_damping} ratings cannot be.", "Take at least 0 for both."
         )
-    user_N = np.repeat(np.arange(train.user_count), train.counts)
-    rest_N = train.values - train.mean
     user_weight = np.maximum(train.counts + user_damping, 1e-12)
-    item_weight = np.maximum(np.bincount(train.items, minlength=train.item_count) + item_damping, 1e-12)
+    item_count = np.zeros(train.item_count)
+    for _, item_N, _ in _blocks(train):
+        item_count += np.bincount(item_N, minlength=train.item_count)
+    item_weight = np.maximum(item_count + item_damping, 1e-12)
     user_bias = np.zeros(train.user_count)
     for _ in range(ROUNDS):
-        item_bias = np.bincount(train.items, rest_N - user_bias[user_N], train.item_count) / item_weight
-        before, user_bias = user_bias, np.bincount(user_N, rest_N - item_bias[train.items]) / user_weight
+        item_sum, user_sum = np.zeros(train.item_count), np.zeros(train.user_count)
+        for user_N, item_N, rest_N in _blocks(train):
+            item_sum += np.bincount(item_N, rest_N - user_bias[user_N], train.item_count)
+        item_bias = item_sum / item_weight
+        for user_N, item_N, rest_N in _blocks(train):
+            first, last = int(user_N[0]), int(user_N[-1]) + 1
+            user_sum[first:last] = np.bincount(user_N - first, rest_N - item_bias[item_N], last - first)
+        before, user_bias = user_bias, user_sum / user_weight
         if np.abs(user_bias - before).max() < SETTLED:
             break
     return DampedBiases(train.mean, user_bias, item_bias, float(user_damping))
+
+
+def _blocks(train: RatingMatrix) -> Iterator[tuple[Indices, Indices, Floats]]:
+    """Users, items and r - μ, of some users at a time: ratings that are mapped from disk need not fit into memory."""
+    for first, last in train.blocks():
+        cells = slice(int(train.offsets[first]), int(train.offsets[last]))
+        if cells.start < cells.stop:
+            user_N = np.repeat(np.arange(first, last), train.counts[first:last])
+            yield user_N, np.asarray(train.items[cells]), train.values[cells].astype(np.float64) - train.mean
 
 
 def ease(train: RatingMatrix, l2: float = 500.0, *, relevant: float | None = None) -> Ease:

@@ -8,7 +8,7 @@ a format it does not know.
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +28,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One logging step. `tokens` are bytes for a byte model, `seconds` training time; None is absent or not finite."""
+    """One logging step. `tokens` are bytes for a byte model, `seconds` training time; None is absent or not finite.
+
+    The `rmse` of ratings is the root of the loss.
+    """
 
     step: int
     samples: float | None = None
@@ -171,6 +174,8 @@ def read_run(path: str | Path) -> RunRecord:
     problems: list[str] = []
     metrics = _read_lines(folder / "metrics.jsonl", _metric, problems)
     evaluations = _read_lines(folder / "eval.jsonl", _evaluation, problems)
+    if _mapping(head.get("derived")).get("metric") == "rmse":
+        metrics = [replace(m, rmse=math.sqrt(m.loss)) if m.loss is not None and m.loss >= 0 else m for m in metrics]
     return RunRecord(
         path=folder,
         recipe=_text(head.get("recipe")) or "unnamed recipe",
@@ -309,7 +314,6 @@ def _metric(raw: Json) -> Metric | None:
         sent_bytes=_number(raw.get("sent_bytes")),
         computing_seconds=_number(raw.get("computing_seconds")),
         waiting_seconds=_number(raw.get("waiting_seconds")),
-        rmse=_number(raw.get("rmse")),
     )
 
 
