@@ -25,7 +25,19 @@ def test_rows_are_a_function_of_seed_and_step() -> None:
     assert first.chance == 0.25
 
 
-def test_every_unit_is_drawn_as_often_as_its_chance_says() -> None:
+@pytest.mark.parametrize(("units", "rate", "longest"), [(400, 0.25, 4), (101, 0.3, 4), (7, 1.0, 1), (5, 0.01, 5)])
+def test_no_hidden_unit_waits_longer_than_a_round(units: int, rate: float, longest: int) -> None:
+    rule, last, waits = HiddenRows(rate), torch.full((units,), -1), []
+    for step in range(50):
+        ids = draw(units, rule, seed=2, step=step).ids_R
+        assert torch.equal(ids, ids.unique())
+        waits.append(int((step - last[ids]).max()))
+        last[ids] = step
+    assert max(waits) == longest
+    assert bool((last >= 50 - longest).all())
+
+
+def test_every_word_is_drawn_as_often_as_its_chance_says() -> None:
     rule = Rows(random=0.2, frequent=0.1)
     times = torch.zeros(100)
     for step in range(2000):

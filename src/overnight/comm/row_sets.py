@@ -33,26 +33,35 @@ class RowSet(NamedTuple):
 def draw(units: int, rule: Rows | HiddenRows, seed: int, step: int) -> RowSet:
     """The most frequent units and those drawn for a step: a function of the arguments, so that ranks agree.
 
+    Words are drawn anew for every step. Hidden units go round in an order that is drawn once: their gradients wait for
+    their turn, and none waits longer than units / drawn steps, rounded up.
+
     Parameters with as many units have one set, as the weights and biases of a layer should.
 
     >>> first, again = (draw(100, HiddenRows(0.25), seed=0, step=7) for _ in range(2))
     >>> len(first.ids_R), torch.equal(first.ids_R, again.ids_R), first.chance
     (25, True, 0.25)
     """
-    order, rate = None, rule.rate if isinstance(rule, HiddenRows) else rule.random
-    certain = 0 if isinstance(rule, HiddenRows) else math.floor(rule.frequent * units)
-    if certain and isinstance(rule, Rows):
-        order = rule.by_frequency
-    count = drawn_units(units - certain, rate)
-    words = hashlib.blake2b(f"{seed} {step} {units}".encode(), digest_size=7).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(words, "big"))
-    drawn = torch.randperm(units - certain, generator=generator)[:count] + certain
+    if isinstance(rule, HiddenRows):
+        count = drawn_units(units, rule.rate)
+        order = torch.randperm(units, generator=_generator(f"{seed} {units}"))
+        ids = torch.sort(order[(torch.arange(count) + step * count) % units])[0]
+        return RowSet(ids, torch.full((count,), count / units, dtype=torch.float64), count / units)
+    certain = math.floor(rule.frequent * units)
+    frequency = rule.by_frequency if certain else None
+    count = drawn_units(units - certain, rule.random)
+    drawn = torch.randperm(units - certain, generator=_generator(f"{seed} {step} {units}"))[:count] + certain
     places = torch.cat([torch.arange(certain), drawn])
     chance = count / (units - certain)
     chances = torch.full((len(places),), chance, dtype=torch.float64)
     chances[:certain] = 1.0
-    ids, by = torch.sort(places if order is None else order[places])
+    ids, by = torch.sort(places if frequency is None else frequency[places])
     return RowSet(ids, chances[by], chance)
+
+
+def _generator(words: str) -> torch.Generator:
+    digest = hashlib.blake2b(words.encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 class SampledRows:
