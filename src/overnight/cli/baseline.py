@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -13,7 +14,25 @@ from overnight.errors import UserError
 if TYPE_CHECKING:
     from overnight.train.run import Run
 
-T = TypeVar("T")
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineOptions:
+    """What every command takes that begins with a baseline."""
+
+    set: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(
+            metavar="NAME=VALUE", help="Set anything of the run, e.g. max_norm=0.5. No rule then changes it."
+        ),
+    ] = ()
+    trust: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(help="Import what a run.json names outside overnight and torch."),
+    ] = False
+
+
+T = TypeVar("T", bound=BaselineOptions)
 
 
 def parse(
@@ -36,8 +55,7 @@ def parse(
     path = Path(target)
     if target not in RECIPES and path.exists():
         options = tyro.cli(kind, args=rest, prog=f"overnight {command} {target}")
-        trust = bool(getattr(options, "trust", False))
-        return options, lambda: _read(path, trust), path if path.is_dir() else None
+        return options, lambda: _read(path, options.trust), path if path.is_dir() else None
     if target not in RECIPES and len(path.parts) > 1:
         raise UserError(f"{target} does not exist.", "Name a recipe (see: overnight list), a run or a run.json.")
     recipe = find(target)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from overnight.cli.preparing import say, shown_progress, sigterm_stops
+from overnight.cli.preparing import SourcesAndFolder, run_preparation, say
 from overnight.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(SourcesAndFolder):
     """Turn text files into a corpus that `overnight train` reads.
 
     Reads .txt .json .jsonl .ndjson .csv .tsv .parquet, each also .gz or .zst. An interrupted run leaves nothing that
@@ -30,9 +30,6 @@ class Arguments:
 
     src: Annotated[Positional[tuple[str, ...]], arg(metavar="SRC...")] = ()
     """Files, folders, globs, or - for standard input (then --format is needed)."""
-
-    out: Annotated[str, arg(metavar="DIR")] = ""
-    """Folder for the corpus."""
 
     text_field: Annotated[str, arg(metavar="NAME")] = ""
     """Field or column that holds the text; guessed where one field holds strings."""
@@ -123,20 +120,13 @@ def main(argv: list[str]) -> int:
 
         return prepare_ratings([argument for argument in argv if argument != "--ratings"])
     arguments = tyro.cli(FlagCreatePairsOff[Arguments], args=argv, prog="overnight prepare")
-    if not arguments.out:
-        raise UserError("No folder for the corpus was given.", "Add --out DIR.")
-    if not arguments.src:
-        raise UserError("No source was given.", "Name files, folders or globs, or - for standard input.")
-    started = time.perf_counter()
-    try:
-        with sigterm_stops(), shown_progress() as progress:
-            manifest = _join(arguments, progress) if arguments.join else _prepare(arguments, progress)
-    except KeyboardInterrupt as stop:
-        begun = "finished, and nothing that looks so" if arguments.join else "finished; the same command goes on there"
-        say(f"Stopped. {arguments.out} is not {begun}.")
-        return 143 if stop.args else 130
-    _print_table(manifest, arguments.out, progress, time.perf_counter() - started)
-    return 0
+    arguments.check("Name files, folders or globs, or - for standard input.")
+    begun = "finished, and nothing that looks so" if arguments.join else "finished; the same command goes on there"
+    return run_preparation(
+        partial(_join if arguments.join else _prepare, arguments),
+        partial(_print_table, arguments.out),
+        f"{arguments.out} is not {begun}.",
+    )
 
 
 def settings_of(arguments: Arguments) -> PrepareSettings:
@@ -201,7 +191,7 @@ def _join(arguments: Arguments, progress: Progress) -> dict[str, Any]:
     return join_parts(arguments.src, arguments.out, force=arguments.force, notify=say, progress=progress)
 
 
-def _print_table(manifest: dict[str, Any], out: str, progress: Progress, seconds: float) -> None:
+def _print_table(out: str, manifest: dict[str, Any], progress: Progress, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 

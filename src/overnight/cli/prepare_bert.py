@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
-import time
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
 from overnight.cli.prepare import Arguments, settings_of
-from overnight.cli.preparing import say, shown_progress, sigterm_stops
+from overnight.cli.preparing import run_preparation, say
 from overnight.errors import UserError
+
+if TYPE_CHECKING:
+    from overnight.data.ingest import Progress
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,7 @@ def main(argv: list[str]) -> int:
         UserError: whatever the user can put right.
     """
     arguments = tyro.cli(FlagCreatePairsOff[BertArguments], args=argv, prog="overnight prepare --bert")
-    if not arguments.out:
-        raise UserError("No folder for the corpus was given.", "Add --out DIR.")
-    if not arguments.src:
-        raise UserError("No source was given.", "Name files, folders or globs.")
+    arguments.check()
     for name in ("part", "join"):
         if getattr(arguments, name):
             raise UserError(f"--{name} is for corpora of bytes.", "Leave it out.")
@@ -71,29 +71,25 @@ def main(argv: list[str]) -> int:
         sentences=arguments.sentences,
         tokenizer=arguments.tokenizer or None,
     )
-    started = time.perf_counter()
-    try:
-        with sigterm_stops(), shown_progress() as progress:
-            manifest = prepare_masked(
-                arguments.src,
-                arguments.out,
-                settings,
-                format=arguments.format or None,
-                valid=arguments.valid,
-                test=arguments.test,
-                workers=arguments.workers,
-                force=arguments.force,
-                notify=say,
-                progress=progress,
-            )
-    except KeyboardInterrupt as stop:
-        say(f"Stopped. {arguments.out} is not made.")
-        return 143 if stop.args else 130
-    _print_table(manifest, arguments.out, time.perf_counter() - started)
-    return 0
+    return run_preparation(
+        partial(
+            prepare_masked,
+            arguments.src,
+            arguments.out,
+            settings,
+            format=arguments.format or None,
+            valid=arguments.valid,
+            test=arguments.test,
+            workers=arguments.workers,
+            force=arguments.force,
+            notify=say,
+        ),
+        partial(_print_table, arguments.out),
+        f"{arguments.out} is not made.",
+    )
 
 
-def _print_table(manifest: dict[str, Any], out: str, seconds: float) -> None:
+def _print_table(out: str, manifest: dict[str, Any], progress: Progress, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 

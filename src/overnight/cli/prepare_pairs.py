@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shlex
-import time
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from overnight.cli.preparing import say, shown_progress, sigterm_stops
-from overnight.errors import UserError
+from overnight.cli.preparing import SourcesAndFolder, run_preparation, say
+
+if TYPE_CHECKING:
+    from overnight.data.ingest import Progress
 
 
 @dataclass(frozen=True)
-class PairArguments:
+class PairArguments(SourcesAndFolder):
     """Turn two text files, sentences and their translations, into a corpus of pairs: two vocabularies and ids.
 
     Line n of one file is the translation of line n of the other; both may be .gz or .zst. Pairs with an empty side are
@@ -24,9 +26,6 @@ class PairArguments:
 
     src: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE TARGET")] = ()
     """The training split: sentences, and their translations."""
-
-    out: Annotated[str, arg(metavar="DIR")] = ""
-    """Folder for the corpus."""
 
     valid: Annotated[tuple[str, ...], arg(metavar="SOURCE TARGET")] = ()
     """The two files of the valid split."""
@@ -69,34 +68,29 @@ def main(argv: list[str]) -> int:
         UserError: whatever the user can put right.
     """
     arguments = tyro.cli(FlagCreatePairsOff[PairArguments], args=argv, prog="overnight prepare --pairs")
-    if not arguments.out:
-        raise UserError("No folder for the corpus was given.", "Add --out DIR.")
+    arguments.check_out()
     from overnight.data.pairs.preparation import prepare_pairs
     from overnight.data.pairs.settings import PairSettings
 
-    started = time.perf_counter()
     names = ("vocab_size", "min_count", "bpe", "joint", "max_length", "shard_mb")
     settings = PairSettings(**{name: getattr(arguments, name) for name in names})
-    try:
-        with sigterm_stops(), shown_progress() as progress:
-            manifest = prepare_pairs(
-                arguments.src,
-                arguments.out,
-                settings,
-                valid=arguments.valid,
-                test=arguments.test,
-                force=arguments.force,
-                notify=say,
-                progress=progress,
-            )
-    except KeyboardInterrupt as stop:
-        say(f"Stopped. {arguments.out} is not made.")
-        return 143 if stop.args else 130
-    _print_table(manifest, arguments.out, time.perf_counter() - started)
-    return 0
+    return run_preparation(
+        partial(
+            prepare_pairs,
+            arguments.src,
+            arguments.out,
+            settings,
+            valid=arguments.valid,
+            test=arguments.test,
+            force=arguments.force,
+            notify=say,
+        ),
+        partial(_print_table, arguments.out),
+        f"{arguments.out} is not made.",
+    )
 
 
-def _print_table(manifest: dict[str, Any], out: str, seconds: float) -> None:
+def _print_table(out: str, manifest: dict[str, Any], progress: Progress, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 

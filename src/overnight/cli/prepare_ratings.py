@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import shlex
-import time
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from overnight.cli.preparing import say, shown_progress, sigterm_stops
+from overnight.cli.preparing import SourcesAndFolder, run_preparation, say
 from overnight.errors import UserError
+
+if TYPE_CHECKING:
+    from overnight.data.ingest import Progress
 
 
 @dataclass(frozen=True)
-class RatingArguments:
+class RatingArguments(SourcesAndFolder):
     """Turn ratings into a corpus of ratings: split, by user, on disk, for sets that are larger than memory.
 
     Reads csv, tsv and parquet with a header, lines of user, item, rating and time without one, MovieLens and Netflix
@@ -24,9 +27,6 @@ class RatingArguments:
 
     src: Annotated[Positional[tuple[str, ...]], arg(metavar="SRC")] = ()
     """A file or a folder."""
-
-    out: Annotated[str, arg(metavar="DIR")] = ""
-    """Folder for the corpus."""
 
     valid: Annotated[str, arg(metavar="FILE")] = ""
     """File of the valid split."""
@@ -71,12 +71,10 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(FlagCreatePairsOff[RatingArguments], args=argv, prog="overnight prepare --ratings")
     if len(arguments.src) != 1:
         raise UserError(f"{len(arguments.src)} sources were given.", "Name one file or folder of ratings.")
-    if not arguments.out:
-        raise UserError("No folder for the corpus was given.", "Add --out DIR.")
+    arguments.check_out()
     from overnight.data.ratings.preparation import prepare_ratings
     from overnight.data.ratings.settings import RatingSettings
 
-    started = time.perf_counter()
     valid, test = arguments.held_out or (0.0, 1 if arguments.split == "leave-last" else 0.1)
     settings = RatingSettings(
         columns=arguments.columns,
@@ -87,26 +85,23 @@ def main(argv: list[str]) -> int:
         test=test,
         seed=arguments.seed,
     )
-    try:
-        with sigterm_stops(), shown_progress() as progress:
-            manifest = prepare_ratings(
-                arguments.src[0],
-                arguments.out,
-                settings,
-                valid=arguments.valid,
-                test=arguments.test,
-                force=arguments.force,
-                notify=say,
-                progress=progress,
-            )
-    except KeyboardInterrupt as stop:
-        say(f"Stopped. {arguments.out} is not made.")
-        return 143 if stop.args else 130
-    _print(manifest, arguments.out, time.perf_counter() - started)
-    return 0
+    return run_preparation(
+        partial(
+            prepare_ratings,
+            arguments.src[0],
+            arguments.out,
+            settings,
+            valid=arguments.valid,
+            test=arguments.test,
+            force=arguments.force,
+            notify=say,
+        ),
+        partial(_print, arguments.out),
+        f"{arguments.out} is not made.",
+    )
 
 
-def _print(manifest: dict[str, Any], out: str, seconds: float) -> None:
+def _print(out: str, manifest: dict[str, Any], progress: Progress, seconds: float) -> None:
     print(f"{manifest['users']:,} users, {manifest['items']:,} items; {seconds:.1f} s")
     for split, about in manifest["splits"].items():
         dropped = manifest["dropped"].get(split, {"ratings": 0})

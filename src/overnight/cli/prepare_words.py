@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, arg
 
-from overnight.cli.preparing import say, shown_progress, sigterm_stops
-from overnight.errors import UserError
+from overnight.cli.preparing import SourcesAndFolder, run_preparation, say
 
 if TYPE_CHECKING:
     from overnight.data.ingest import Progress
@@ -19,19 +18,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WordArguments:
+class WordArguments(SourcesAndFolder):
     """Turn text, a sentence a line, into a corpus of words: a vocabulary and ids.
 
     Words are what stands between white space. The vocabulary is counted on the training split, ids fall in frequency.
     A folder in the layout of One Billion Word, or with files named for train, valid and test such as ptb.train.txt or
     wsj.test.ids.gz, is split so. Formats as without --words; a name that tells none is text; .ids are lines of ids.
     """
-
-    src: Annotated[Positional[tuple[str, ...]], arg(metavar="SRC...")] = ()
-    """Files, folders or globs."""
-
-    out: Annotated[str, arg(metavar="DIR")] = ""
-    """Folder for the corpus."""
 
     vocab_size: int | None = None
     """Keep the most frequent words, so many with <unk> and <eos>. For ids: they must be below it."""
@@ -108,31 +101,24 @@ def main(argv: list[str]) -> int:
         UserError: whatever the user can put right.
     """
     arguments = tyro.cli(FlagCreatePairsOff[WordArguments], args=argv, prog="overnight prepare --words")
-    if not arguments.out:
-        raise UserError("No folder for the corpus was given.", "Add --out DIR.")
-    if not arguments.src:
-        raise UserError("No source was given.", "Name files, folders or globs.")
+    arguments.check()
     from overnight.data.words.preparation import prepare_words
 
-    started = time.perf_counter()
-    try:
-        with sigterm_stops(), shown_progress() as progress:
-            manifest = prepare_words(
-                arguments.src,
-                arguments.out,
-                settings_of(arguments),
-                format=arguments.format or None,
-                valid=arguments.valid,
-                test=arguments.test,
-                force=arguments.force,
-                notify=say,
-                progress=progress,
-            )
-    except KeyboardInterrupt as stop:
-        say(f"Stopped. {arguments.out} is not finished; the same command goes on there.")
-        return 143 if stop.args else 130
-    _print_table(manifest, arguments, progress, time.perf_counter() - started)
-    return 0
+    return run_preparation(
+        partial(
+            prepare_words,
+            arguments.src,
+            arguments.out,
+            settings_of(arguments),
+            format=arguments.format or None,
+            valid=arguments.valid,
+            test=arguments.test,
+            force=arguments.force,
+            notify=say,
+        ),
+        partial(_print_table, arguments),
+        f"{arguments.out} is not finished; the same command goes on there.",
+    )
 
 
 def settings_of(arguments: WordArguments) -> WordSettings:
@@ -165,7 +151,7 @@ def settings_of(arguments: WordArguments) -> WordSettings:
     )
 
 
-def _print_table(manifest: dict[str, Any], arguments: WordArguments, progress: Progress, seconds: float) -> None:
+def _print_table(arguments: WordArguments, manifest: dict[str, Any], progress: Progress, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from overnight.cli.baseline import BaselineOptions
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,7 +23,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(BaselineOptions):
     """Train a short while with the measurements on: gradient noise scale, relative step, clip rate, samples a second
     against batch. `overnight scale --probe FILE` plans with it."""
 
@@ -44,15 +46,6 @@ class Options:
     ] = None
     checkpoint: Annotated[str, tyro.conf.arg(help="Of a run: last, best or a step.")] = "last"
     device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda.")] = "auto"
-    set: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
-        tyro.conf.arg(metavar="NAME=VALUE", help="Change any setting of the run, e.g. max_norm=0.5."),
-    ] = ()
-    trust: Annotated[
-        bool,
-        tyro.conf.FlagCreatePairsOff,
-        tyro.conf.arg(help="Import what a run.json names outside overnight and torch."),
-    ] = False
 
 
 def main(argv: list[str]) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from overnight.cli.baseline import BaselineOptions
 from overnight.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ Recipes: {recipes} (overnight scale RECIPE --help says what it takes)."""
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(BaselineOptions):
     """From a baseline that is tuned at its batch to a full recipe at other batches, with no tuning: what changes and
     why, what it will take, where returns end. Nothing is trained."""
 
@@ -43,15 +44,6 @@ class Options:
         Path | None,
         tyro.conf.arg(help="File of the new run (for several batches FILE-BATCH.json); beside it a page of why."),
     ] = None
-    set: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
-        tyro.conf.arg(metavar="NAME=VALUE", help="Fix a setting of the run, which no rule then changes."),
-    ] = ()
-    trust: Annotated[
-        bool,
-        tyro.conf.FlagCreatePairsOff,
-        tyro.conf.arg(help="Import what a run.json names outside overnight and torch."),
-    ] = False
 
 
 def main(argv: list[str]) -> int:
