@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from overnight.errors import UserError
 
 Rows = tuple[Tensor, Tensor]
+SETTLING = 10
+"""Training batches by which statistics of normalisation are averaged before a model is measured."""
 
 
 class Task(Protocol):
@@ -90,6 +92,7 @@ class RowTask:
     @torch.no_grad()
     def measure(self, model: nn.Module, split: str) -> tuple[float, float]:
         part: Rows = getattr(self, split)
+        self._settle(model)
         model.eval()
         loss, wrong = 0.0, 0
         for x, y in zip(part[0].split(500), part[1].split(500), strict=True):
@@ -98,6 +101,17 @@ class RowTask:
             wrong += int((out.argmax(1) != y).sum()) if self.classes else 0
         model.train()
         return loss / len(part[0]), 100 * wrong / len(part[0])
+
+    def _settle(self, model: nn.Module) -> None:
+        """Average the statistics of normalisation anew: after a jump of the weights they are of where it came from."""
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        for module in norms:
+            module.reset_running_stats()
+            module.momentum = None  # a plain mean
+        for number in range(SETTLING if norms else 0):
+            model(self.boost_batch(-1, number)[0])
+        for module in norms:
+            module.momentum = 0.1
 
 
 @lru_cache(maxsize=2)
