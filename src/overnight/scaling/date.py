@@ -52,7 +52,7 @@ class DATE:
         fixed: names of settings that stay as they are: lr, warmup_samples, total_samples (no lengthening),
             global_batch_size (no batch warm-up), betas, eps, weight_decay, max_norm.
         measure: False for no noise scale: LEGW, with warm-up and sentry.
-        measure_every: steps from one measurement to the next; None for a hundred or more a run, 10 at most.
+        measure_every: steps from one measurement to the next; None for a hundred or more a run, 25 at most.
         max_stretch: the run takes at most so many times the baseline's samples; 2 unless given.
         batch_warmup: share of the run in which the batch may be smaller; 0.1 unless given, 0 for none.
         rollbacks: so many, and then an error; 0 for no sentry.

@@ -156,10 +156,12 @@ def schedule_factor(
 def intervals(total_samples: float | None, global_batch_size: int) -> tuple[int, int]:
     """Steps from one measurement to the next, and from one state that is kept to the next.
 
-    >>> intervals(10_000, 10), intervals(None, 10)
-    ((10, 50), (4, 50))
+    A long run is measured more rarely, at least four hundred times.
+
+    >>> intervals(10_000, 10), intervals(100_000, 10), intervals(None, 10)
+    ((10, 50), (25, 100), (4, 50))
     """
     if total_samples is None:
         return 4, 50
     steps = min(total_samples, 1e18) / global_batch_size
-    return max(1, min(10, int(steps / 100))), max(10, min(100, int(steps / 20)))
+    return max(1, min(10, int(steps / 100)), min(25, int(steps / 400))), max(10, min(100, int(steps / 20)))

@@ -1,10 +1,9 @@
 """Tells a run that goes wrong from one that is noisy: by its losses, and by how far a step moves the weights."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from overnight.errors import UserError
 
@@ -70,7 +69,7 @@ class Sentry:
         if relative_step is not None and not relative_step <= self.relative_step:
             return f"a step moved the weights by {relative_step:.3g} of their norm"
         if len(self.losses) >= 16:
-            low, median, high = np.quantile(self.losses, [0.25, 0.5, 0.75]).tolist()
+            low, median, high = statistics.quantiles(self.losses, n=4, method="inclusive")
             room = max(self.spread * (high - low), self.rise * abs(median))
             self.bound = median + room
             self.above = self.above + 1 if loss > self.bound else 0
