@@ -1,6 +1,7 @@
 """BERT's recipe: the paper's ladder and phases, that runs go on exactly, and what it refuses."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from oracles.reviews import write_reviews
 
 from overnight.cli import main
+from overnight.data.masked import MaskedCorpus
 from overnight.errors import UserError
+from overnight.evaluate.masked import heldout_batches
 from overnight.exchange.exporting import export_model
 from overnight.models.bert import BERT
 from overnight.recipes.bert import bert
@@ -103,6 +106,12 @@ def test_phase_2_goes_on_with_weights_and_moments(reviews: Path, tmp_path: Path)
     summary = trained(reviews, tmp_path / "one")
     assert 0.0 <= summary["final"]["masked_accuracy"] <= 1.0
     assert 0.0 <= summary["final"]["next_sentence_accuracy"] <= 1.0
+    made = heldout_batches(str(reviews), "valid", length=32)
+    target_M, stream = made.at(0, 0, made.rows).target_M, MaskedCorpus(reviews).split("train")
+    counts = Counter(one for one in stream.read(0, len(stream)).tolist() if one > 4)  # the marks come first
+    best = max(counts, key=lambda one: (counts[one], -one))
+    named = f"the most frequent word piece, {made.pieces.words[best]}"
+    assert summary["baselines"] == [{"name": named, "masked_accuracy": float((target_M == best).double().mean())}]
     second = small(bert(reviews, phase=2, from_=tmp_path / "one", batch_size=6, steps=4, warmup_steps=1, length=48))
     train(replace(second, steps=1, evaluations=0, checkpoint_steps=1), tmp_path / "two", QUIET)
     before = load_checkpoint(tmp_path / "one" / "checkpoints" / "00000006")
@@ -140,8 +149,10 @@ def test_it_loads_with_from_pretrained(reviews: Path, tmp_path: Path, capsys: py
     assert isinstance(own, BERT)
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs).logits, own.network(**inputs).prediction_logits)
-    assert main(["evaluate", str(tmp_path / "run"), "--device", "cpu", "--precision", "fp32"]) == 0
-    assert "of the hidden word pieces" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--device", "cpu", "--precision", "fp32", "--baselines"]) == 0
+    said = capsys.readouterr().out
+    assert "of the hidden word pieces" in said
+    assert "the most frequent word piece, " in said
     with pytest.raises(UserError, match="already exists"):
         export_model(tmp_path / "run", "transformers", tmp_path / "out")
 

@@ -19,7 +19,7 @@ def evaluate_bert(options: "Evaluate") -> int:
     from overnight.cli.evaluate import progress_bar
     from overnight.data.masked import MaskedCorpus
     from overnight.errors import UserError
-    from overnight.evaluate.masked import evaluate_masked, heldout_batches
+    from overnight.evaluate.masked import evaluate_masked, heldout_batches, masked_baselines
     from overnight.train.checkpoint import load_model
     from overnight.train.precision import choose_precision
 
@@ -42,15 +42,18 @@ def evaluate_bert(options: "Evaluate") -> int:
         )
     said = loaded.run["run"].get("data", {}).get("kwargs", {})
     names = ("length", "share", "whole_words", "next_sentence")
-    batches = heldout_batches(corpus, options.split, **{name: said[name] for name in names if name in said})
+    part = {name: said[name] for name in names if name in said}
+    batches = heldout_batches(corpus, options.split, **part)
     with progress_bar() as progress:
         autocast = choose_precision(device, options.precision).dtype
         found = evaluate_masked(loaded.model.to(device), batches, autocast=autocast, on_progress=progress)
+    others = masked_baselines(corpus=str(folder), split=options.split, **part) if options.baselines else []
     if options.json:
         import orjson
 
         record: dict[str, Any] = {"run": str(options.run), "step": loaded.step, "corpus": str(folder)}
-        print(orjson.dumps(record | {"split": options.split} | vars(found), option=orjson.OPT_INDENT_2).decode())
+        record |= {"split": options.split, **vars(found)} | ({"baselines": others} if options.baselines else {})
+        print(orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
         return 0
     interval = f"95 % interval {found.low:.2%} to {found.high:.2%}"
     print(f"{options.split}: {found.masked_accuracy:.2%} of the hidden word pieces ({interval}), loss {found.loss:.4f}")
@@ -58,4 +61,6 @@ def evaluate_bert(options: "Evaluate") -> int:
         print(f"next sentences: {found.next_sentence_accuracy:.2%}, loss {found.next_sentence_loss:.4f}")
     scored = f"{found.pieces:,} pieces of {found.sequences:,} sequences in {found.seconds:.1f} s"
     print(f"{scored}; step {loaded.step:,}; {folder}")
+    for other in others:
+        print(f"{other['name']}: {other['masked_accuracy']:.2%}")
     return 0

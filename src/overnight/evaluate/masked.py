@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,6 +17,8 @@ from overnight.evaluate.images import wilson_interval
 CALL_ROWS = 32
 """Rows of one call of the model."""
 SEED = 0
+COUNTED = 10_000_000
+"""Ids of the training split that say which word piece is the most frequent."""
 
 
 @dataclass(frozen=True)
@@ -154,3 +157,34 @@ def heldout_masked(
     record = {"split": split, **vars(found)}
     del record["seconds"]
     return record if next_sentence else {name: value for name, value in record.items() if value == value}
+
+
+def masked_baselines(
+    *,
+    corpus: str,
+    split: str = "valid",
+    length: int = 128,
+    rows: int = 10_000,
+    share: float = 0.15,
+    whole_words: bool = False,
+    next_sentence: bool = True,
+) -> list[dict[str, Any]]:
+    """The accuracy of guessing always the word piece that is the most frequent one in training.
+
+    Args:
+        corpus, split, length, share, whole_words, next_sentence: as ``heldout_masked`` takes them.
+        rows: so many of the split at most.
+    """
+    opened = MaskedCorpus(corpus)
+    batches = heldout_batches(
+        opened, split, length=length, share=share, whole_words=whole_words, next_sentence=next_sentence
+    )
+    stream = opened.split("train")
+    counts = np.bincount(stream.read(0, min(COUNTED, len(stream))), minlength=opened.vocab_size)
+    common = opened.pieces.ordinary[counts[opened.pieces.ordinary].argmax()]
+    right = hidden = 0
+    for first in range(0, min(rows, batches.rows), CALL_ROWS):
+        target_M = batches.at(0, first, min(CALL_ROWS, batches.rows - first)).target_M
+        right += int((target_M == common).sum())
+        hidden += len(target_M)
+    return [{"name": f"the most frequent word piece, {opened.pieces.words[common]}", "masked_accuracy": right / hidden}]

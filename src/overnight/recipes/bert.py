@@ -102,7 +102,7 @@ def bert(
     from overnight.data.masked import MaskedCorpus
     from overnight.data.masked.batches import MaskedBatches, check_sentences, masked_batches
     from overnight.data.masked.drawing import Masking
-    from overnight.evaluate.masked import heldout_masked
+    from overnight.evaluate.masked import heldout_masked, masked_baselines
     from overnight.models.bert import BERT, check_length, transformers
     from overnight.optim import LAMB
     from overnight.optim.groups import param_groups
@@ -144,6 +144,7 @@ def bert(
     if held_out is None:
         notes.append("nothing is held out, so nothing is evaluated: prepare the corpus with --valid")
     corpus = str(data.resolve())
+    scored: dict[str, Any] = {"corpus": corpus, "split": held_out, "length": length, **masks}
     return Run(
         recipe="bert",
         model=partial(BERT, **settings),
@@ -161,7 +162,8 @@ def bert(
         seed=seed,
         start=start,
         parallel=together,
-        evaluate=partial(heldout_masked, corpus=corpus, split=held_out, length=length, **masks) if held_out else None,
+        evaluate=partial(heldout_masked, **scored) if held_out else None,
+        baselines=partial(masked_baselines, **scored) if held_out else None,
         evaluations=10 if evaluations is None else evaluations,
         notes=tuple(notes),
     )
