@@ -170,6 +170,9 @@ def test_a_table_of_errors() -> None:
 
 
 def test_too_little_is_said_so() -> None:
+    for few in (0, 1):
+        with pytest.raises(UserError, match=f"{few} cells are too few to fit a step's time"):
+            fit(measured(noise=0.0)[:few])
     with pytest.raises(UserError, match="3 cells are too few to fit 2 parameters"):
         fit([cell for cell in measured() if cell.mode == "ddp" and cell.bits_per_second is not None][:3])
     planned = [replace(cell, step_ms=None) for cell in measured()]

@@ -145,6 +145,8 @@ def fit(cells: Sequence[StepCell], blocks: int = BLOCKS) -> StepTime:
     Raises:
         UserError: for fewer cells than parameters and one more, or cells without ``step_ms``.
     """
+    if len(cells) < 2:
+        raise UserError(f"{len(cells)} cells are too few to fit a step's time.", "Measure several ways and links.")
     found, names = _fitted(cells, [cell.bits_per_second is not None for cell in cells])
     if len(cells) < len(names) + 2:
         raise UserError(
