@@ -210,8 +210,9 @@ def record_of(
         "fixed_point_residual": fixed_point_residual(model, splits.train),
     }
     if parts and math.isfinite(found.rmse):
-        record |= parts_of_error(splits, split, by, np.concatenate(said))
-        record["ranking"] = rankings(model, splits, split, by, k=k, relevant=relevant)
+        biases = damped_biases(by_user(splits.train, by))
+        record |= parts_of_error(splits, split, by, np.concatenate(said), biases)
+        record["ranking"] = rankings(model, splits, split, by, k=k, relevant=relevant, biases=biases)
     return record, found
 
 

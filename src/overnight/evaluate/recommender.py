@@ -14,9 +14,9 @@ from torch import nn
 
 from overnight.data.ratings.batches import Indices
 from overnight.data.ratings.sequences import NO_TIME
-from overnight.data.ratings.table import RatingMatrix, RatingSplits
+from overnight.data.ratings.table import BLOCK, RatingMatrix, RatingSplits
 from overnight.evaluate.ranking import ModelScores, Ranking, Scores, evaluate_ranking
-from overnight.evaluate.rating_baselines import damped_biases, ease
+from overnight.evaluate.rating_baselines import DampedBiases, damped_biases, ease
 
 Squared = Mapping[str, npt.NDArray[np.float64]]
 RANKED_CELLS = 100_000_000
@@ -84,7 +84,9 @@ def _rmses(squared: Squared, inside: npt.NDArray[np.bool_]) -> dict[str, Any]:
     return {"ratings": int(inside.sum()), **rmses}
 
 
-def parts_of_error(splits: RatingSplits, split: str, by: str, said_N: npt.NDArray[np.float64]) -> dict[str, Any]:
+def parts_of_error(
+    splits: RatingSplits, split: str, by: str, said_N: npt.NDArray[np.float64], biases: DampedBiases | None = None
+) -> dict[str, Any]:
     """``by_activity`` and ``by_time`` of predictions of a whole split, in its order, beside damped biases.
 
     Args:
@@ -92,10 +94,11 @@ def parts_of_error(splits: RatingSplits, split: str, by: str, said_N: npt.NDArra
         split: which was predicted.
         by: what a row is.
         said_N: the predictions.
+        biases: those of training, if they are known already.
     """
     wanted, train = splits.split(split), by_user(splits.train, by)
     user_N, item_N = users_and_items(wanted, by)
-    biased_N = damped_biases(train).predict(user_N, item_N)
+    biased_N = (biases or damped_biases(train)).predict(user_N, item_N)
     rating_N = wanted.values.astype(np.float64)
     squared = {"rmse": (said_N - rating_N) ** 2, "biases_rmse": (biased_N - rating_N) ** 2}
     times = None if wanted.timestamps is None else np.asarray(wanted.timestamps)
@@ -116,6 +119,7 @@ def rankings(
     k: Sequence[int] = LISTS,
     relevant: float | None = None,
     most: int = RANKED_CELLS,
+    biases: DampedBiases | None = None,
 ) -> dict[str, Any]:
     """recall@k and NDCG@k of a model, of EASE, of damped biases and of the items that most have rated.
 
@@ -125,6 +129,7 @@ def rankings(
         k: lengths of lists.
         relevant: least rating of an item that is to be found; None takes all that were held out.
         most: users × items that are scored.
+        biases: those of training, if they are known already.
 
     Returns:
         ``k``, ``relevant``, ``users`` (that were ranked), ``of``: a list of ``name``, ``recall`` and ``ndcg``, of which
@@ -138,8 +143,10 @@ def rankings(
         scorers["EASE"] = ease(train).scores
     else:
         left_out = f"EASE is left out: it inverts a matrix of {train.item_count:,} × {train.item_count:,} items."
-    scorers["damped biases"] = damped_biases(train).scores
-    popular = np.bincount(train.items, minlength=train.item_count).astype(np.float64)
+    scorers["damped biases"] = (biases or damped_biases(train)).scores
+    popular = np.zeros(train.item_count)
+    for at in range(0, len(train), BLOCK):
+        popular += np.bincount(train.items[at : at + BLOCK], minlength=train.item_count)
     scorers["the most rated items"] = lambda shown, users: np.broadcast_to(popular, (len(users), len(popular)))
     ranked: dict[str, Ranking] = {
         name: evaluate_ranking(scores, train, wanted, k, relevant=relevant) for name, scores in scorers.items()
