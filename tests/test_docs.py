@@ -154,7 +154,7 @@ def wrong_uses(text: str) -> list[str]:
         if words[0] in ("train", "probe", "scale") and words[1:] and not words[1].startswith("-"):
             # What follows is a recipe, or a run to resume, repeat or scale, which needs no recipe's own flags.
             known |= flags_of(*words[:2]) or flags_of(words[0], "byte-lm")
-        for kind in ("--words", "--pairs", "--bert"):
+        for kind in ("--words", "--pairs", "--bert", "--ratings"):
             if command == ["prepare"] and kind in flags:
                 known |= flags_of("prepare", kind)
         if command and not flags_of(*command):
