@@ -42,6 +42,7 @@ def test_what_the_user_gives_is_fixed(corpus: Path) -> None:
     assert given.adapt.keywords["fixed"] == ("lr", "max_norm")
     assert (given.adapt.keywords["baseline"].keywords["lr"], given.optimizer.keywords["lr"]) == (0.01, 0.01)
     assert given.adapt.keywords["baseline"].keywords["max_norm"] == 0.5
+    assert given.notes[-1].startswith("length (at most twice the budget) and batch follow the noise scale")
     assert given.notes[-1].endswith("(DATE); as given: lr, max_norm")
 
 

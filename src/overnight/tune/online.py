@@ -57,10 +57,12 @@ def with_date(run: Run, tuned: Hyperparameters, *, fixed: Collection[str] = (), 
     }
     if fixed:
         settings["fixed"] = tuple(sorted(fixed))
-    goes = "rate and batch" if run.minutes is not None or "total_samples" in fixed else "rate, length and batch"
-    twice = " (at most twice the budget)" if "length" in goes else ""
+    followed = {"lr": "rate", "total_samples": "length (at most twice the budget)"}
+    held = {*fixed, "total_samples"} if run.minutes is not None else {*fixed}
+    goes = ", ".join(word for name, word in followed.items() if name not in held)
     note = (
-        f"{goes} follow the noise scale{twice}, from lr {tuned.lr:g} at batch {tuned.global_batch_size} (DATE)"
+        f"{goes + ' and batch follow' if goes else 'batch follows'} the noise scale, "
+        f"from lr {tuned.lr:g} at batch {tuned.global_batch_size} (DATE)"
         f"{'; as given: ' + ', '.join(settings['fixed']) if fixed else ''}"
     )
     micro = run.micro_batch_size or _micro_batch(run.global_batch_size, tuned.global_batch_size, largest)
