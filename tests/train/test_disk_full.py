@@ -63,7 +63,7 @@ def test_while_writing_a_checkpoint(
             return save(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("overnight.train.loop.save_checkpoint", second)
+        patch.setattr("overnight.train.saving.save_checkpoint", second)
         with pytest.raises(
             UserError, match=r"00000006 cannot be written \(No space left on device\)\. Free some space"
         ):
