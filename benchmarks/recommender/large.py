@@ -80,7 +80,7 @@ def train(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         optimizer.zero_grad()
         (loss.total / loss.count).backward()
         optimizer.step()
-        losses.append(float(loss.total) / loss.count)
+        losses.append(loss.total.item() / loss.count)
     spent = (time.process_time() - began) / options.steps
     return {"first_mse": losses[0], "last_mse": losses[-1], "cpu_ms_per_step": 1000 * spent}
 
