@@ -143,17 +143,24 @@ def test_resumed_on_as_many_ranks_to_the_bit(made: Made, tmp_path: Path) -> None
     same_end(out, two)
 
 
-def test_the_model_is_one_file(made: Made, tmp_path: Path) -> None:
-    two = made.two("resnet")
-    loaded, whole = load_model(two, "last").model.state_dict(), at(two, STEPS)
+def test_the_model_is_whole_for_who_loads_it(made: Made) -> None:
+    loaded, whole = load_model(made.two("resnet"), "last").model.state_dict(), at(made.two("resnet"), STEPS)
     for name, tensor in {**whole.model, **whole.ema}.items():
         assert torch.equal(loaded[name], tensor)
+
+
+def test_bert_becomes_one_file_of_transformers(made: Made, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra bert")
+    out = tmp_path / "out"
     assert (
-        main(["export", str(two), "--to", "safetensors", "--checkpoint", "last", "--out", str(tmp_path / "out")]) == 0
+        main(["export", str(made.two("bert")), "--to", "transformers", "--checkpoint", "last", "--out", str(out)]) == 0
     )
-    (file,) = (tmp_path / "out").glob("*.safetensors")
+    (file,) = out.glob("*.safetensors")
+    trained = {name.removeprefix("network."): value for name, value in at(made.two("bert"), STEPS).model.items()}
     for name, tensor in load_file(file).items():
-        assert torch.equal(loaded[name], tensor)
+        assert torch.equal(trained[name], tensor), name
+    again = transformers.BertForPreTraining.from_pretrained(out).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in trained.items() if name in again)
 
 
 def test_a_damaged_part_is_named(made: Made, tmp_path: Path) -> None:
