@@ -10,7 +10,9 @@ import torch
 from overnight.data.ratings.batches import RatingBatches
 from overnight.data.ratings.table import RatingMatrix, RatingSplits
 from overnight.evaluate.ranking import ModelScores
+from overnight.evaluate.ratings import start_of_biases
 from overnight.models.autoencoder import RatingAutoencoder
+from overnight.optim.groups import param_groups
 from overnight.recipes.recommender import PRESETS, Preset
 from overnight.tasks.recommendation import RecommendationTask
 
@@ -50,14 +52,20 @@ def fit(train: RatingMatrix, setting: Setting, seed: int = 0) -> RatingAutoencod
         implicit=base.implicit,
         bounds=train.bounds if base.bounded else None,
     )
-    task = RecommendationTask(net, refeeding=base.refeeding, score=base.score, **setting.task)  # type: ignore[arg-type]
+    task = RecommendationTask(
+        net,
+        refeeding=base.refeeding,  # type: ignore[arg-type]
+        score=base.score,  # type: ignore[arg-type]
+        start=lambda: start_of_biases(train),
+        **setting.task,
+    )
     repetitions = task.repetitions if base.refeeding == "alternating" else 0
     batches = RatingBatches(train, base.batch_size, seed=seed, hide=base.hide, repetitions=repetitions)
     steps = setting.steps or round(base.epochs * batches.steps_per_epoch)
     if base.optimizer == "momentum":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(net.parameters(), lr=base.lr, momentum=0.9)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(param_groups(net), lr=base.lr, momentum=0.9)
     else:
-        optimizer = torch.optim.AdamW(net.parameters(), lr=base.lr, weight_decay=base.weight_decay)
+        optimizer = torch.optim.AdamW(param_groups(net), lr=base.lr, weight_decay=base.weight_decay)
     carry = task.initial_carry(base.batch_size)
     for step in range(steps):
         if base.schedule == "cosine":

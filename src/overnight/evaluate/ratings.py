@@ -216,6 +216,26 @@ def record_of(
     return record, found
 
 
+def damped_item_biases(
+    *, corpus: str, settings: Any = RatingSettings, valid: str = "", test: str = ""
+) -> npt.NDArray[np.float64]:
+    """b_i that a net with biases begins with (see ``start_of_biases``).
+
+    Args:
+        corpus, settings, valid, test: what is trained on, as ``rating_batches`` takes them.
+    """
+    return start_of_biases(load_ratings(corpus, settings(), valid=valid, test=test).train)
+
+
+def start_of_biases(train: RatingMatrix) -> npt.NDArray[np.float64]:
+    """b_i of damped biases, by column, of training ratings whose rows are what the net's are.
+
+    A step of Adam moves a bias by the rate at most, so from 0 the few thousand steps of a small set do not bring it
+    to where it belongs. Rows are damped by 10 ratings, as those of the net.
+    """
+    return damped_biases(train, 10.0, 5.0).item_bias
+
+
 def rating_baselines(
     *, corpus: str, split: str = "test", settings: Any = RatingSettings, valid: str = "", test: str = ""
 ) -> list[dict[str, Any]]:

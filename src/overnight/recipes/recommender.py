@@ -138,7 +138,7 @@ def recommender(
         last_activation: whether the output has one.
         dropout: on the code.
         tied: the decoder shares the encoder's weights.
-        biases: learn biases of items and derive those of users; the net learns what is left.
+        biases: learn biases of items, from damped ones on, and derive those of users; the net learns what is left.
         normalized: divide a user's ratings by the root of their number.
         implicit: the net also sees which items were rated, whatever the rating.
         bounded: no answer is below the lowest training rating, or that of scale, or above the highest.
@@ -152,7 +152,7 @@ def recommender(
         lr: peak rate; given, no rule touches it. Another optimizer than the preset's needs one.
         rule: how the rate follows the batch (docs/scaling.md).
         optimizer: momentum, adam or lamb, or the import path of any torch.optim.Optimizer.
-        weight_decay: of the optimizer.
+        weight_decay: of the optimizer; biases (and μ) do not decay.
         epochs: budget in passes over the users (the preset's, if no budget is given).
         steps: budget in updates; those of dense re-feeding count.
         minutes: budget in minutes of wall-clock time.
@@ -166,8 +166,9 @@ def recommender(
     from overnight.data.ratings.batches import rating_batches
     from overnight.data.ratings.loading import load_ratings
     from overnight.data.ratings.settings import RatingSettings
-    from overnight.evaluate.ratings import heldout_ratings, rating_baselines
+    from overnight.evaluate.ratings import damped_item_biases, heldout_ratings, rating_baselines
     from overnight.models.autoencoder import RatingAutoencoder
+    from overnight.optim.groups import param_groups
     from overnight.scaling import Hyperparameters
     from overnight.tasks.recommendation import RecommendationTask
     from overnight.train.components import import_object
@@ -225,6 +226,8 @@ def recommender(
     if chosen.bounded:
         net["bounds"] = scale or splits.train.bounds
     refed: dict[str, Any] = {"refeeding": chosen.refeeding, "repetitions": repetitions, "dense_items": dense_items}
+    if chosen.biases:
+        refed["start"] = partial(damped_item_biases, **source)
     return Run(
         recipe="recommender",
         model=partial(
@@ -233,6 +236,7 @@ def recommender(
         task=partial(RecommendationTask, score=cast(Any, chosen.score), **refed),
         data=partial(rating_batches, **source, hide=chosen.hide, dense_items=dense_items, **again),
         optimizer=partial(import_object(path), lr=found.lr, weight_decay=chosen.weight_decay, **fixed),
+        param_groups=partial(param_groups),
         schedule=partial(getattr(schedules, chosen.schedule)),
         global_batch_size=batch,
         micro_batch_size=micro_batch_size,

@@ -41,7 +41,7 @@ class Recommender:
         score: train on ``all`` ratings or on the ``hidden`` ones.
         refeeding, repetitions, refeeding_weight, dense_items: dense re-feeding (``overnight.tasks.recommendation``).
         batch_size: users of an update.
-        lr, weight_decay: of AdamW; the rate falls by a cosine.
+        lr, weight_decay: of AdamW; the rate falls by a cosine, and biases do not decay.
         epochs: passes over the users.
         duplicates: where a user rated an item more than once: ``error``, ``last`` or ``mean``.
         scale: lowest and highest rating there may be; ``predict`` stays within them.

@@ -10,8 +10,10 @@ import torch
 from overnight.data.ratings.batches import RatingBatches
 from overnight.data.ratings.table import RatingMatrix
 from overnight.errors import UserError
+from overnight.evaluate.ratings import start_of_biases
 from overnight.metrics import rmse
 from overnight.models.autoencoder import RatingAutoencoder
+from overnight.optim.groups import param_groups
 from overnight.schedule import apply, cosine
 from overnight.tasks.recommendation import RecommendationTask
 
@@ -36,7 +38,7 @@ def fit_autoencoder(
         model, task: settings of ``RatingAutoencoder`` (but for items and mean) and ``RecommendationTask``.
         hide: see ``RatingBatches``.
         batch_size: rows of one update; all of them, if there are fewer.
-        lr, weight_decay: of AdamW.
+        lr, weight_decay: of AdamW; what has fewer than two dimensions does not decay.
         epochs: passes over the rows.
         seed: of weights, order, dropout and what is hidden.
         device: where to train.
@@ -62,9 +64,9 @@ def fit_autoencoder(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         net = RatingAutoencoder(train.item_count, mean=train.mean if model["biases"] else 0.0, **model).to(device)
-        scored = RecommendationTask(net, **task).train()
+        scored = RecommendationTask(net, **task, start=lambda: start_of_biases(train)).train()
         torch.manual_seed(seed + 1)
-        optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(param_groups(net), lr=lr, weight_decay=weight_decay)
         schedule = apply(optimizer, cosine, global_batch_size=batch, total_samples=steps * batch)
         carry, told = scored.initial_carry(batch), _Told(math.ceil(batches.steps_per_epoch), lr)
         for step in range(steps):

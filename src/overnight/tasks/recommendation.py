@@ -5,7 +5,7 @@ Shape suffixes: B users, N ratings, M items of the dense pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -43,6 +43,8 @@ class RecommendationTask(nn.Module):
         noise: dropout on the re-fed input (the reference's ``noise_prob``).
         score: ``all`` or ``hidden``.
         dense_items: items that take part in a dense pass, as ``RatingBatches`` draws them; None is all.
+        start: () → what a model with biases begins with as b_i, such as ``damped_item_biases`` of
+            ``overnight.evaluate.ratings``. It is here and not in the model, which is made again where it is only used.
 
     Raises:
         UserError: for settings that cannot be, and for batches whose repetitions are others.
@@ -60,6 +62,7 @@ class RecommendationTask(nn.Module):
         noise: float = 0.0,
         score: Literal["all", "hidden"] = "all",
         dense_items: int | None = None,
+        start: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__()
         if refeeding not in ("none", "alternating", "joint") or score not in ("all", "hidden"):
@@ -75,6 +78,10 @@ class RecommendationTask(nn.Module):
         self.model: Any = model
         self.refeeding, self.repetitions, self.weight, self.noise = refeeding, repetitions, weight, noise
         self.score, self.dense_items = score, dense_items
+        if start is not None:
+            bias: Any = self.model.item_bias
+            if bias is not None:
+                bias.data.copy_(torch.as_tensor(start()))
 
     def initial_carry(self, lanes: int) -> dict[str, Tensor]:
         """Of ``alternating`` the output that is fed next, and each user's squared error and ratings."""
