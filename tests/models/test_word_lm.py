@@ -12,6 +12,7 @@ from overnight.errors import UserError
 from overnight.models.neural_lm import FeedForwardLM, RecurrentLM
 from overnight.models.word_lm import WordLM, clip_recurrent_only
 from overnight.models.word_model import WordModel
+from overnight.nn.gates import FactorizedGates
 from overnight.tasks.word_model import WordModelTask
 
 MODELS = {
@@ -277,3 +278,16 @@ def test_groups_that_clip_the_recurrence_only() -> None:
 def test_what_is_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         WordLM(50, 12, 16, **settings)
+
+
+def test_factors_by_svd_keep_the_range_of_a_dense_map() -> None:
+    """U(-a, a) of the whole model is of the product: of the factors it would leave next to nothing of it."""
+    torch.manual_seed(0)
+    model = WordLM(50, 12, 16, gates="factorized:20", factor_init="svd", init_range=0.1)
+    gates = model.recurrent.layers[0].gates
+    assert isinstance(gates, FactorizedGates)
+    dense = gates.rank_to_gates() @ torch.cat([gates.input_to_rank(), gates.hidden_to_rank()], 1)
+    # twenty of 28 singular values are left: most of the variance of U(-a, a), which is a² / 3
+    assert 0.7 < float(dense.detach().square().mean()) / (0.1**2 / 3) < 1.05
+    plain = WordLM(50, 12, 16, gates="factorized:20", init_range=0.1)
+    assert float(plain.recurrent.layers[0].gates.rank_to_gates().abs().max()) <= 0.1  # type: ignore[operator, union-attr]

@@ -108,6 +108,22 @@ def test_one_billion_words_and_its_quirks(words: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"gates": "factorized:4"}, "svd"),
+        ({"gates": "factorized:4", "factor_init": "independent"}, None),
+        ({"gates": "factorized:4", "preset": "lm1b", "output": "sampled:20"}, None),
+        ({"gates": "factorized:4", "preset": "lm1b", "output": "sampled:20", "factor_init": "svd"}, "svd"),
+        ({"gates": "grouped:2"}, None),
+        ({}, None),
+    ],
+)
+def test_how_factors_start(words: Path, settings: dict[str, Any], expected: str | None) -> None:
+    """As the singular vectors of a dense map; independently where f-lm is repeated."""
+    assert word_lm(words, **settings).model.keywords.get("factor_init") == expected
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"preset": "ptb-smal"}, "no preset 'ptb-smal'. Did you mean ptb-small"),

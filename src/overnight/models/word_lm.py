@@ -39,7 +39,8 @@ class WordLM(WordModel):
         tied: the embedding is the output layer's weight too; N must be E.
         forget_bias: start of the forget gates' bias.
         init: of recurrent weights (see ``overnight.nn.init``).
-        init_range: every parameter, biases too, starts in U(-a, a) instead, as in Zaremba et al.
+        init_range: every parameter, biases too, starts in U(-a, a) instead, as in Zaremba et al.; with
+            ``svd`` the dense maps do.
         factor_init: of factorized gates: ``independent`` or ``svd``, spectral initialisation.
         sparse: gradients of the embedding and of a sampled output hold the rows of the step only; the optimizer must
             take such (``torch.optim.SGD``, ``torch.optim.Adagrad``, ``overnight.optim``'s row optimizers).
@@ -109,6 +110,10 @@ class WordLM(WordModel):
         if init_range is not None:
             for parameter in self.parameters():
                 nn.init.uniform_(parameter, -init_range, init_range)
+            for gate in maps:
+                if factor_init == "svd" and isinstance(gate, FactorizedGates):
+                    columns = gate.input_size + gate.output_size
+                    gate.set_product(torch.empty(4 * hidden_size, columns).uniform_(-init_range, init_range))
 
     def initial_carry(self, lanes: int) -> dict[str, Tensor]:
         """The zero state: ``h`` [B, L, N] and ``c`` [B, L, H], float32."""

@@ -35,7 +35,7 @@ def word_lm(
     sampler: Literal["log-uniform", "unigram"] = "log-uniform",
     tied: bool = False,
     dropout: float | None = None,
-    factor_init: Literal["independent", "svd"] = "independent",
+    factor_init: Literal["auto", "independent", "svd"] = "auto",
     frobenius_decay: float = 0.0,
     batch_size: int | None = None,
     micro_batch_size: int | None = None,
@@ -70,7 +70,7 @@ def word_lm(
         sampler: what sampled and nce draw from; unigram takes the corpus's counts.
         tied: the embedding is the softmax's weight too.
         dropout: on the embedding, between layers and before the softmax.
-        factor_init: of factorized gates; svd is spectral initialisation.
+        factor_init: of factorized gates; svd is spectral initialisation, and auto takes it but for One Billion Word's.
         frobenius_decay: of factorized gates: half of it times the squared norm of the product is added to the loss.
         batch_size: lanes of one update over all ranks: the dial.
         micro_batch_size: lanes of one forward and backward on one rank.
@@ -268,10 +268,11 @@ def _model(
         return partial(RecurrentLM, **settings)
     settings |= {"layers": base.layers, "gates": base.gates if gates is None else gates}
     settings |= {"projection": base.projection, "forget_bias": base.forget_bias}
-    if factor_init != "independent":
-        if not settings["gates"].startswith("factorized"):
-            raise UserError("--factor-init is for factorized gates, and there are none.", "Take --gates factorized:R.")
-        settings["factor_init"] = factor_init
+    factorized = settings["gates"].startswith("factorized")
+    if factor_init != "auto" and not factorized:
+        raise UserError("--factor-init is for factorized gates, and there are none.", "Take --gates factorized:R.")
+    if factor_init == "svd" or (factor_init == "auto" and factorized and not base.quirks):
+        settings["factor_init"] = "svd"
     if "embedding-gradient-times-batch" in on:
         settings["embedding_gradient_scale"] = float(GPU_BATCH)
     return partial(WordLM, **settings)

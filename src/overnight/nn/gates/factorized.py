@@ -92,12 +92,21 @@ class FactorizedGates(nn.Module):
         self.rank_to_gates = Matrix(gates, rank, rank if init == "uniform" else hidden_size, weight_norm, init)
         if factor_init == "svd":
             blocks = [torch.empty(gates, width) for width in (input_size, self.output_size)]
-            dense_GI = torch.cat([recurrent_init_(block, hidden_size, init) for block in blocks], dim=1)
-            outer_GR, inner_RI = spectral_factors(dense_GI, rank)
-            self.rank_to_gates.set_(outer_GR)
-            self.input_to_rank.set_(inner_RI[:, :input_size])
-            self.hidden_to_rank.set_(inner_RI[:, input_size:])
+            self.set_product(torch.cat([recurrent_init_(block, hidden_size, init) for block in blocks], dim=1))
         self.bias = gate_bias(hidden_size, forget_bias)
+
+    def set_product(self, dense_GI: Tensor) -> None:
+        """Take the factors U√S and √S Vᵀ of the r leading singular vectors of a dense map of [x, h].
+
+        >>> gates = FactorizedGates(3, 4, rank=7)
+        >>> gates.set_product(torch.ones(16, 7))
+        >>> round(gates.frobenius_squared().item(), 3)
+        112.0
+        """
+        outer_GR, inner_RI = spectral_factors(dense_GI, self.rank)
+        self.rank_to_gates.set_(outer_GR)
+        self.input_to_rank.set_(inner_RI[:, : self.input_size])
+        self.hidden_to_rank.set_(inner_RI[:, self.input_size :])
 
     def frobenius_squared(self) -> Tensor:
         """‖W₂ [W₁ₓ, W₁ₕ]‖²_F, from the factors' Gram matrices [R, R]: the dense map's squared norm, never formed.
