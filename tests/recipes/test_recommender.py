@@ -16,6 +16,7 @@ from overnight.data.ratings import RatingSettings, RatingTable, load_ratings, sp
 from overnight.data.ratings.batches import RatingBatch, RatingBatches
 from overnight.data.ratings.preparation import prepare_ratings
 from overnight.errors import UserError
+from overnight.evaluate.rating_baselines import damped_biases
 from overnight.evaluate.ratings import evaluate_ratings, fixed_point_residual, rmse_interval
 from overnight.models.autoencoder import RatingAutoencoder
 from overnight.recipes.recommender import PRESETS, recommender
@@ -273,6 +274,20 @@ def test_the_run_is_written_and_read(ratings: Path) -> None:
     assert again.to_json() == run.to_json()
     assert len(build(small(again), ALONE).data.matrix) == len(build(small(run), ALONE).data.matrix)
     assert recommender(ratings, batch_size=8).optimizer.keywords["lr"] == pytest.approx(PRESETS["small"].lr / 2)
+
+
+@pytest.mark.parametrize("by", ["user", "item"])
+def test_biases_begin_at_damped_ones_and_do_not_decay(ratings: Path, by: Any) -> None:
+    run = recommender(ratings, hidden=(4,), batch_size=8, by=by, weight_decay=0.7, steps=1, duplicates="last")
+    parts = build(small(Run.from_json(json.loads(json.dumps(run.to_json())))), ALONE)
+    model, train = parts.task.model, parts.data.matrix
+    expected = damped_biases(train, 10.0, 5.0)
+    np.testing.assert_allclose(model.item_bias.detach().numpy(), expected.item_bias, atol=1e-6)
+    assert model.mean.item() == pytest.approx(expected.mean)
+    decay = {p: group["weight_decay"] for group in parts.optimizer.param_groups for p in group["params"]}
+    assert {name: decay[p] for name, p in model.named_parameters()} == {
+        name: 0.7 if p.dim() > 1 else 0.0 for name, p in model.named_parameters()
+    }
 
 
 @pytest.mark.parametrize(
