@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_BYTES = 16 << 20
-"""Gathered rows that are in memory at once."""
+CHUNK_BYTES = 1 << 20
+"""Gathered rows that are in memory at once: they stay in the cache of a core."""
+CUDA_CHUNK_BYTES = 16 << 20
+"""The same on a GPU, where each chunk costs kernel launches."""
 
 
 def gathered_product(state_BD: Tensor, weight_nD: Tensor, offset_B: Tensor, index_N: Tensor) -> Tensor:
@@ -75,4 +77,5 @@ class _Gathered(torch.autograd.Function):
 
 
 def _chunk(weight_nD: Tensor) -> int:
-    return max(1, CHUNK_BYTES // (weight_nD.shape[1] * weight_nD.element_size()))
+    size = CUDA_CHUNK_BYTES if weight_nD.is_cuda else CHUNK_BYTES
+    return max(1, size // (weight_nD.shape[1] * weight_nD.element_size()))
