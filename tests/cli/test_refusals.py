@@ -74,8 +74,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (("trian",), "There is no command 'trian'. Did you mean train?"),
         (
             ("xyz",),
-            "There is no command 'xyz'. Commands: prepare, train, probe, scale, evaluate, translate, recommend, generate, "
-            "features, trace, classify, import, export, serve, report, bench, doctor, list.",
+            "There is no command 'xyz'. Commands: prepare, train, probe, scale, evaluate, translate, recommend, "
+            "generate, features, trace, classify, import, export, serve, report, bench, doctor, list.",
         ),
         (("train", "byte-ml"), "There is no recipe 'byte-ml'. Did you mean byte-lm?"),
         (
